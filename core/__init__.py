@@ -1,0 +1,36 @@
+"""Vitrine's core: Stable Diffusion without a web page. Importing it does not import torch.
+
+from core import GenerationRequest, LocalEngine, built_in, read_settings
+
+engine = LocalEngine(read_settings(Path(".")), built_in())
+for event in engine.submit(GenerationRequest(prompt="a red apple on a blue background")):
+    print(event)
+"""
+
+from core.engine.engine import DecodeStep
+from core.engine.job import Job, JobState
+from core.engine.local import LocalEngine
+from core.errors import VitrineError
+from core.events import Event, Finished, ImageDone, Started, Step
+from core.registry import Registry, built_in
+from core.request import GenerationRequest, SamplerOptions
+from core.settings import Settings, read_settings
+
+__all__ = [
+    "DecodeStep",
+    "Event",
+    "Finished",
+    "GenerationRequest",
+    "ImageDone",
+    "Job",
+    "JobState",
+    "LocalEngine",
+    "Registry",
+    "SamplerOptions",
+    "Settings",
+    "Started",
+    "Step",
+    "VitrineError",
+    "built_in",
+    "read_settings",
+]

@@ -1,0 +1,121 @@
+"""A request from the terminal: `python -m core "a red apple on a blue background" -o apple.png`.
+
+The proof that core needs no web page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from core.errors import VitrineError
+from core.events import Decoding, Event, Finished, ImageDone, Loading, Note, Started, Step
+from core.registry import built_in
+from core.request import GenerationRequest
+from core.settings import Settings, read_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 what was asked for can't be made, 130 stopped by the person."""
+    options = _parser().parse_args(arguments)
+    try:
+        for event in _shown(_events(options)):
+            if isinstance(event, ImageDone):
+                _save(event, options)
+    except VitrineError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    registry = built_in()
+    parser = argparse.ArgumentParser(prog="python -m core", description="Paint from a prompt.")
+    parser.add_argument("prompt")
+    parser.add_argument("-o", "--output", type=Path, help="PNG to write; default: outputs folder")
+    parser.add_argument("-n", "--negative", default="", help="what should not be there")
+    parser.add_argument("--checkpoint", help="name in models/Stable-diffusion")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--cfg-scale", type=float)
+    parser.add_argument("--sampler", help=", ".join(registry.samplers))
+    parser.add_argument("--schedule", help="automatic, " + ", ".join(registry.schedules))
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--device", help="automatic, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="where models/ lies")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    settings = read_settings(options.root)
+    return settings if options.device is None else replace(settings, device=options.device)
+
+
+def _events(options: argparse.Namespace) -> Iterator[Event]:
+    from core.generate import House, generate
+    from core.images.save import saved
+    from core.models.catalog import Catalog
+    from core.models.store import Store
+
+    settings, registry = _settings(options), built_in()
+    catalog = Catalog(settings)
+    request = _request(options, catalog.checkpoint(options.checkpoint).defaults)
+    events = generate(request, House(registry, catalog, Store(settings, catalog)))
+    return saved(events, settings.outputs_dir, registry)
+
+
+def _request(options: argparse.Namespace, defaults: Mapping[str, int | float]) -> GenerationRequest:
+    """What was typed, over what suits the checkpoint."""
+    names = ("checkpoint", "seed", "width", "height", "steps", "cfg_scale", "sampler", "schedule")
+    typed = {name: getattr(options, name) for name in (*names, "images")}
+    given = {name: value for name, value in typed.items() if value is not None}
+    request = GenerationRequest(prompt=options.prompt, negative_prompt=options.negative)
+    return replace(request, **{**defaults, **given})
+
+
+def _shown(events: Iterator[Event]) -> Iterator[Event]:
+    """Passes the stream through and says on stderr how far it is."""
+    say = sys.stderr.write
+    for event in events:
+        match event:
+            case Started(request):
+                say(f"{request.checkpoint}, seed {request.seed}\n")
+            case Loading(part, done, total):
+                say(f"\rloading {part}: {100 * done // max(total, 1)} %   ")
+            case Step():
+                sigma = f"sigma {event.sigma:.3g}"
+                say(f"\rstep {event.state.index} of {event.total}, {sigma}      ")
+            case Decoding():
+                say("\rdecoding                              ")
+            case Note():
+                say(f"\n{event.text}\n")
+            case Finished():
+                say(f"\rdone in {event.seconds:.1f} s              \n")
+        sys.stderr.flush()
+        yield event
+
+
+def _save(event: ImageDone, options: argparse.Namespace) -> None:
+    if event.path is None:
+        return
+    if options.output is None:
+        print(event.path)
+        return
+    target = options.output
+    if event.index:
+        target = target.with_stem(f"{target.stem}-{event.index}")
+    shutil.copyfile(event.path, target)
+    print(target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Runs requests: a queue, one thread per device, and jobs that anyone may watch."""

@@ -1,0 +1,67 @@
+"""The engine's protocol: what page, API and terminal may ask of whatever runs requests."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from core.engine.job import Job
+from core.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+View: TypeAlias = Literal["latents", "denoised"]
+"""The noisy latents x_t (scaled to unit variance), or the model's estimate of the image."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs the requests. `device` is empty until torch is there."""
+
+    ready: bool
+    device: str
+    precision: str
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """The picture of one stored step through the checkpoint's own VAE.
+
+    `image`: number of the image in its request; `index`: intervals done, 0 to the total.
+    """
+
+    job: str
+    image: int
+    index: int
+    view: View
+
+
+Query: TypeAlias = DecodeStep
+
+
+class Engine(Protocol):
+    """Runs requests in its own thread; safe to call from any."""
+
+    def describe(self) -> EngineInfo: ...
+
+    def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
+        """Resolves the request and queues it. Raises RequestError or FileError at once."""
+
+    def job(self, id: str) -> Job:
+        """Raises RequestError if there is none of that id."""
+
+    def jobs(self, owner: str | None = None) -> list[Job]:
+        """Waiting, running and recent jobs, oldest first."""
+
+    def place(self, job: Job) -> int:
+        """Jobs before this one: 0 when it is running or next."""
+
+    def inspect(self, query: Query, owner: str = "local") -> Future[Image]:
+        """What is not a generation, run on the engine's thread between steps."""
+
+    def close(self) -> None:
+        """Stops after the running step; queued jobs stay in the queue."""

@@ -1,0 +1,306 @@
+"""One device, one thread: everything that touches torch happens on it, start to finish.
+
+torch and the networks are imported on that thread, so whoever makes an engine is up before them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.engine.engine import EngineInfo, Query
+from core.engine.job import Job, JobState
+from core.engine.queue import MAX_ATTEMPTS, Queue, Row
+from core.errors import Cancelled, RequestError, VitrineError
+from core.events import Event, Started
+from core.models.catalog import Catalog
+from core.registry import Registry
+from core.request import GenerationRequest, Record
+from core.resolve import resolve
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from core.generate import House, Progress
+
+log = logging.getLogger(__name__)
+
+KEPT_JOBS = 32
+"""Finished jobs whose events stay in memory; older ones are read from their recordings."""
+
+
+class LocalEngine:
+    """Runs jobs one after another on the device of `settings`. Thread-safe."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        """Begins at once with what an earlier process left in the queue.
+
+        Raises:
+            FileError: the data folder can't be written.
+        """
+        self.settings = settings
+        self.registry = registry
+        self.catalog = Catalog(settings)
+        self._queue = Queue(settings.data_dir / "queue.sqlite3")
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+        self._waiting: list[Job] = []
+        self._running: Job | None = None
+        self._errands: queue.SimpleQueue[tuple[Query, Future[Any]]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._closing = False
+        self._house: House | None = None
+        self._broken: Exception | None = None
+        self._adopt()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    # What anyone may ask
+
+    def describe(self) -> EngineInfo:
+        with self._lock:
+            waiting, running = len(self._waiting), self._running is not None
+        house = self._house
+        return EngineInfo(
+            ready=house is not None,
+            device=str(house.store.device) if house else "",
+            precision=str(house.store.dtype).removeprefix("torch.") if house else "",
+            waiting=waiting,
+            running=int(running),
+        )
+
+    def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
+        resolved = resolve(request, self.catalog, self.registry)
+        job = Job(resolved, owner)
+        self._queue.add(Row(job.id, owner, resolved, job.created, JobState.WAITING, 0, None))
+        self._line_up(job)
+        return job
+
+    def job(self, id: str) -> Job:
+        with self._lock:
+            if id in self._jobs:
+                return self._jobs[id]
+        row = self._queue.row(id)
+        if row is None:
+            raise RequestError(f"there is no job {id[:40]!r}", "job")
+        return self._past(row)
+
+    def jobs(self, owner: str | None = None) -> list[Job]:
+        with self._lock:
+            return [job for job in self._jobs.values() if owner in (None, job.owner)]
+
+    def place(self, job: Job) -> int:
+        with self._lock:
+            if job not in self._waiting:
+                return 0
+            return self._waiting.index(job) + (self._running is not None)
+
+    def inspect(self, query: Query, owner: str = "local") -> Future[Image]:
+        answer: Future[Image] = Future()
+        self._errands.put((query, answer))
+        self._wake.set()
+        return answer
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=30)
+        self._queue.close()
+
+    # On the engine's thread
+
+    def _work(self) -> None:
+        try:
+            self._house = self._opened()
+        except Exception as error:
+            log.exception("the engine can't start")
+            self._broken = error
+        while not self._closing:
+            self._wake.wait(timeout=1.0)
+            self._wake.clear()
+            self._run_errands()
+            while (job := self._next()) is not None and not self._closing:
+                self._run(job)
+                self._run_errands()
+
+    def _opened(self) -> House:
+        from core.generate import House
+        from core.models.store import Store
+
+        return House(self.registry, self.catalog, Store(self.settings, self.catalog))
+
+    def _next(self) -> Job | None:
+        with self._lock:
+            self._waiting = [job for job in self._waiting if not job.state.is_over]
+            self._running = self._waiting.pop(0) if self._waiting else None
+            return self._running
+
+    def _run(self, job: Job) -> None:
+        """The job from begin to end, whatever happens in it."""
+        state = JobState.FINISHED
+        error: Exception | None = None
+        if job.begin():
+            self._queue.begin(job.id)
+            try:
+                self._follow(job)
+            except Cancelled as cancelled:
+                state, error = JobState.CANCELLED, cancelled
+            except VitrineError as problem:
+                state, error = JobState.FAILED, problem
+            except Exception as problem:
+                log.exception("job %s failed", job.id)
+                state, error = JobState.FAILED, _as_sentence(problem)
+            if state is JobState.CANCELLED and not job.is_cancelled:
+                self._queue.put_back(job.id)  # the house closes; it goes on after the next start
+                return
+        else:
+            state, error = JobState.CANCELLED, Cancelled()
+        self._queue.end(job.id, state, None if error is None else str(error))
+        with self._lock:
+            self._running = None
+        job.end(state, error)
+        self._forget()
+
+    def _follow(self, job: Job) -> None:
+        """Publishes the run's events; raises Cancelled when it is to be given up."""
+        if self._broken is not None:
+            raise VitrineError(f"the engine could not start: {self._broken}") from self._broken
+        earlier = self._trace_path(job)
+        progress = self._progress(earlier)
+        resumed = earlier.exists()
+        if resumed:
+            self._publish_recording(job, earlier)
+        with contextlib.closing(self._events(job, progress)) as events:
+            for event in events:
+                if resumed and isinstance(event, Started):
+                    continue
+                job.publish(event)
+                self._run_errands()
+                if job.is_cancelled or self._closing:
+                    raise Cancelled
+
+    def _publish_recording(self, job: Job, trace: Path) -> None:
+        from core.trace import replayed
+
+        for event in replayed(trace, self.registry):
+            job.publish(event)
+
+    def _events(self, job: Job, progress: Progress) -> Any:
+        """The stream of one job: generated, saved, recorded."""
+        from core.generate import generate
+        from core.images.save import saved
+        from core.trace import recorded
+
+        assert self._house is not None
+        events: Iterator[Event] = generate(job.request, self._house, job.wish, progress)
+        events = saved(events, self.settings.outputs_dir, self.registry)
+        if job.request.record is not Record.NOTHING:
+            job.trace = self._trace_path(job)
+            events = recorded(events, job.trace)
+        return events
+
+    def _progress(self, trace: Path) -> Progress:
+        """Where an earlier attempt left off; nowhere, if its recording can't be read."""
+        from core.generate import Progress
+        from core.trace import progress_of
+
+        if not trace.exists():
+            return Progress()
+        try:
+            return progress_of(trace, self.registry)
+        except VitrineError:
+            log.exception("the recording %s can't be resumed; beginning anew", trace)
+            trace.rename(trace.with_suffix(".unreadable"))
+            return Progress()
+
+    def _run_errands(self) -> None:
+        while True:
+            try:
+                query, answer = self._errands.get_nowait()
+            except queue.Empty:
+                return
+            if answer.set_running_or_notify_cancel():
+                _settle(answer, lambda query=query: self._answered(query))  # type: ignore[misc]
+
+    def _answered(self, query: Query) -> Image:
+        from core.engine.answers import decoded_step
+
+        if self._house is None:
+            raise VitrineError(f"the engine could not start: {self._broken}")
+        return decoded_step(query, self.job(query.job), self._house)
+
+    # Jobs of earlier times
+
+    def _adopt(self) -> None:
+        """Lines up what an earlier process left; what took it down twice is set aside."""
+        for row in self._queue.unfinished():
+            job = Job(row.request, row.owner, row.id, row.created)
+            if row.attempts >= MAX_ATTEMPTS:
+                error = VitrineError(f"this job was begun {row.attempts} times and never ended")
+                self._queue.end(row.id, JobState.FAILED, str(error))
+                job.end(JobState.FAILED, error)
+                self._jobs[job.id] = job
+            else:
+                self._line_up(job)
+
+    def _line_up(self, job: Job) -> None:
+        with self._lock:
+            self._jobs[job.id] = job
+            self._waiting.append(job)
+        self._wake.set()
+
+    def _forget(self) -> None:
+        """Drops the events of all but the last finished jobs."""
+        with self._lock:
+            over = [id for id, job in self._jobs.items() if job.state.is_over]
+            for id in over[:-KEPT_JOBS]:
+                del self._jobs[id]
+        _keep_within(self.settings.traces_dir, self.settings.trace_quota_mb * 2**20)
+
+    def _past(self, row: Row) -> Job:
+        """A job that is no longer in memory, from its row and its recording."""
+        job = Job(row.request, row.owner, row.id, row.created)
+        trace = self._trace_path(job)
+        if trace.exists():
+            job.trace = trace
+            self._publish_recording(job, trace)
+        error = None if row.error is None else VitrineError(row.error)
+        job.end(row.state, Cancelled() if row.state is JobState.CANCELLED else error)
+        return job
+
+    def _trace_path(self, job: Job) -> Path:
+        return self.settings.traces_dir / f"{job.id}.trace"
+
+
+def _settle(answer: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        answer.set_result(work())
+    except Exception as error:
+        answer.set_exception(error)
+
+
+def _as_sentence(error: Exception) -> VitrineError:
+    """An error nobody foresaw, for a person; the log has its traceback."""
+    return VitrineError(f"something went wrong inside ({type(error).__name__}); the log says more")
+
+
+def _keep_within(folder: Path, quota: int) -> None:
+    """Deletes the oldest recordings until the rest fits into `quota` bytes."""
+    files = []
+    for path in folder.glob("*.trace"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            files.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= quota:
+            return
+        path.unlink(missing_ok=True)
+        total -= size

@@ -1,0 +1,292 @@
+"""One request from the first line to the last, as a generator of events.
+
+Control stays with the reader: stopping means not asking for the next event. Core has no notion of
+cancelling, of progress bars or of files; those are readers of the stream.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from core.errors import NotFinite
+from core.events import Decoding, Event, Finished, ImageDone, Loaded, Started, Step
+from core.images.pixels import pictures
+from core.models.catalog import Catalog
+from core.models.checkpoint import Checkpoint
+from core.models.store import Store
+from core.registry import Registry
+from core.request import GenerationRequest, Wish
+from core.resolve import resolve
+from core.sampling.conditioning import PromptOverTime
+from core.sampling.guidance import classifier_free, guided
+from core.sampling.noise import SeededNoise
+from core.sampling.prediction import Predictor
+from core.sampling.schedule import Schedule, given
+from core.sampling.state import Denoiser, Sampler, State, walk
+from core.text.encode import encode
+
+
+@dataclass(frozen=True)
+class House:
+    """What a run needs of its surroundings."""
+
+    registry: Registry
+    catalog: Catalog
+    store: Store
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What of a request is there already, when a run goes on where another one broke off."""
+
+    done: frozenset[int] = frozenset()
+    """Images that are finished."""
+    images: tuple[int, ...] = ()
+    """Images in work, the rows of `state`."""
+    state: State | None = None
+    """Where their walk stands."""
+
+
+def go_on() -> Wish:
+    """Nobody steers."""
+    return Wish.GO_ON
+
+
+@torch.inference_mode()
+def generate(
+    request: GenerationRequest,
+    house: House,
+    wish: Callable[[], Wish] = go_on,
+    progress: Progress = Progress(),
+) -> Iterator[Event]:
+    """Makes what `request` asks for.
+
+    Args:
+        wish: asked between steps: go on, skip to the next image, or finish with what there is.
+        progress: where an earlier run of the same request stands.
+
+    Raises:
+        VitrineError: as soon as the reason is known.
+    """
+    began = time.perf_counter()
+    request = resolve(request, house.catalog, house.registry)
+    yield Started(request)
+    assert request.checkpoint and request.width and request.height and request.seed is not None
+    model = yield from house.store.loaded(request.checkpoint)
+    yield _loaded(model, house.store.preview())
+
+    run = _prepared(request, house.registry, model)
+    evaluations = 0
+    asked = Wish.GO_ON
+    for images in _groups(request, model, progress):
+        resumed = progress.state if images == progress.images else None
+        count, asked = yield from _painted(run, images, resumed, wish)
+        evaluations += count
+        if asked is Wish.FINISH:
+            break
+    seconds = time.perf_counter() - began
+    yield Finished(
+        seconds,
+        _peak_bytes(model.device),
+        evaluations,
+        interrupted=asked is Wish.FINISH,
+        versions={"torch": torch.__version__, "python": sys.version.split()[0]},
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that all images of a request share."""
+
+    request: GenerationRequest
+    model: Checkpoint
+    sampler: Sampler
+    sigmas: Tensor
+    predictor: Predictor
+    positive: PromptOverTime
+    negative: PromptOverTime
+
+    @property
+    def total(self) -> int:
+        return len(self.sigmas) - 1
+
+    def denoiser_at(self, index: int) -> Denoiser:
+        """The guided denoiser of one interval."""
+        cfg_scale = self.request.cfg_scale
+        positive = self.positive.at(index)
+        ((negative, _),) = self.negative.at(index)
+        return guided(self.predictor, positive, negative, cfg_scale, classifier_free(cfg_scale))
+
+    def noise(self, images: Sequence[int]) -> SeededNoise:
+        return seeded_noise(self.request, images, self.model, self.sigmas)
+
+
+def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint) -> _Run:
+    sigmas = sigmas_of(request, registry, model.schedule)
+    positive, negative = encode(
+        request.prompt, request.negative_prompt, model.text, len(sigmas) - 1
+    )
+    predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
+    sampler = sampler_of(request, registry)
+    return _Run(request, model, sampler, sigmas, predictor, positive, negative)
+
+
+def sigmas_of(request: GenerationRequest, registry: Registry, schedule: Schedule) -> Tensor:
+    """(n+1,) falling noise levels of a resolved request, the last one 0."""
+    if isinstance(request.schedule, tuple):
+        return given(request.schedule)
+    return registry.schedule(request.schedule).load()(schedule, request.steps)
+
+
+def sampler_of(request: GenerationRequest, registry: Registry) -> Sampler:
+    """The step function of a resolved request, with its options filled in."""
+    entry = registry.sampler(request.sampler)
+    options = {name: getattr(request.sampler_options, name) for name in entry.options}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(entry.load(), **chosen)
+
+
+def seeded_noise(
+    request: GenerationRequest, images: Sequence[int], model: Checkpoint, sigmas: Tensor
+) -> SeededNoise:
+    """Each image's own noise: image k of the request has seed + k."""
+    assert request.seed is not None and request.width and request.height
+    seeds = [request.seed + k for k in images]
+    shape = model.latent_shape(request.width, request.height)
+    return SeededNoise(seeds, shape, sigmas, model.device)
+
+
+def _painted(
+    run: _Run, images: tuple[int, ...], resumed: State | None, wish: Callable[[], Wish]
+) -> Generator[Event, None, tuple[int, Wish]]:
+    """One group of images from noise to pictures; returns network calls and the last wish."""
+    noise = run.noise(images)
+    state = start = resumed or State(0, noise.draw(0) * run.sigmas[0])
+    tape: list[Tensor] = []
+    evaluations = 0
+    asked = Wish.GO_ON
+
+    def denoiser_at(index: int) -> Denoiser:
+        denoise = run.denoiser_at(index)
+
+        def denoise_taped(x: Tensor, sigma: Tensor) -> Tensor:
+            denoised = denoise(x, sigma)
+            tape.append(denoised)
+            return denoised
+
+        return denoise_taped
+
+    if resumed is None:
+        yield _step(run, images, start, [], 0.0)
+    then = time.perf_counter()
+    for state in walk(run.sampler, denoiser_at, start, run.sigmas, noise):
+        now = time.perf_counter()
+        step = _step(run, images, state, tape, now - then)
+        _check_finite(step)
+        evaluations += len(tape)
+        tape.clear()
+        yield step
+        then = time.perf_counter()
+        asked = wish()
+        if asked is not Wish.GO_ON:
+            break
+
+    yield Decoding(images)
+    finished = state.index == run.total
+    latents = state.latents if finished else state.denoised
+    assert latents is not None
+    for image, picture in zip(images, pictures(run.model.decode(latents)), strict=True):
+        own = replace(run.request, images=1, seed=_seed(run.request, image))
+        yield ImageDone(image, picture, own, finished=finished)
+    return evaluations, asked
+
+
+def _seed(request: GenerationRequest, image: int) -> int:
+    assert request.seed is not None
+    return request.seed + image
+
+
+def _step(
+    run: _Run, images: tuple[int, ...], state: State, tape: list[Tensor], seconds: float
+) -> Step:
+    sigma = run.sigmas[state.index]
+    timestep = run.model.schedule.timestep(sigma) if sigma > 0 else torch.zeros(())
+    return Step(
+        images=images,
+        pass_index=0,
+        sigmas=tuple(run.sigmas.tolist()),
+        sigma=float(sigma),
+        timestep=float(timestep),
+        state=on_cpu(state),
+        seconds=seconds,
+        estimates=tuple(t.cpu() for t in tape),
+    )
+
+
+def on_cpu(state: State) -> State:
+    """The same state with its tensors on the CPU, where readers may look at them."""
+    return replace(
+        state,
+        latents=state.latents.cpu(),
+        denoised=None if state.denoised is None else state.denoised.cpu(),
+        memory=tuple(t.cpu() for t in state.memory),
+    )
+
+
+def _check_finite(step: Step) -> None:
+    if not torch.isfinite(step.state.latents).all():
+        raise NotFinite(
+            f"step {step.state.index} of {step.total} came to values that are no numbers; "
+            "a lower cfg_scale or float32 precision may help"
+        )
+
+
+def _groups(
+    request: GenerationRequest, model: Checkpoint, progress: Progress
+) -> Iterator[tuple[int, ...]]:
+    """Which images go through the network together.
+
+    One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
+    """
+    if progress.state is not None:
+        yield progress.images
+    left = [i for i in range(request.images) if i not in {*progress.done, *progress.images}]
+    assert request.width and request.height
+    at_once = 1
+    if model.device.type == "cuda":
+        at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
+    for first in range(0, len(left), at_once):
+        yield tuple(left[first : first + at_once])
+
+
+def _loaded(model: Checkpoint, preview: Tensor) -> Loaded:
+    return Loaded(
+        checkpoint=model.name,
+        family=model.family.name,
+        fingerprint=model.fingerprint,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        preview=preview,
+    )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Peak memory: of the device for CUDA, of this process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    info = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:  # Windows, where psutil knows the peak
+        return int(getattr(info, "peak_wset", info.rss))
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

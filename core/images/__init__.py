@@ -1,0 +1,1 @@
+"""Tensors to pictures and back, and what a picture file says about its making."""

@@ -1,0 +1,1 @@
+"""Files to networks with weights: recognising, reading, keeping."""

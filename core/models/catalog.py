@@ -1,0 +1,127 @@
+"""What lies in the models folders, by name. Reads headers only, and knows no torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import FileError, named
+from core.models.family import Card, Family, read_card, recognised
+from core.models.files import read_header
+from core.models.sd1 import SD1
+from core.settings import Settings
+
+FAMILIES: tuple[Family, ...] = (SD1,)
+CHECKPOINT_FOLDERS = ("Stable-diffusion", "checkpoints")
+POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint on disk, as far as its header tells."""
+
+    name: str
+    """Path below its models folder, without the suffix; what requests call it."""
+    path: Path
+    family: Family
+    card: Card = field(default_factory=Card)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.family.title})"
+
+    @property
+    def size(self) -> int:
+        """Pixels on each side that it paints best."""
+        return self.card.size or self.family.size
+
+    @property
+    def defaults(self) -> Mapping[str, int | float]:
+        return self.card.defaults
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        return self.card.examples
+
+    @property
+    def description(self) -> str:
+        return self.card.description
+
+
+class Catalog:
+    """Finds checkpoints; headers are read once per file and version. Thread-safe."""
+
+    def __init__(self, settings: Settings, shipped: Path = POCKET) -> None:
+        self._settings = settings
+        self._shipped = shipped
+        self._read: dict[tuple[Path, int, int], CheckpointFile | FileError] = {}
+        self._lock = threading.Lock()
+
+    def checkpoints(self) -> tuple[CheckpointFile, ...]:
+        """Every readable checkpoint: the person's own by name, then the one that ships."""
+        return tuple(c for c in self._scanned().values() if isinstance(c, CheckpointFile))
+
+    def unreadable(self) -> Mapping[str, str]:
+        """Name and reason of each file that is no checkpoint of a known family."""
+        return {n: str(c) for n, c in self._scanned().items() if isinstance(c, FileError)}
+
+    def checkpoint(self, name: str | None) -> CheckpointFile:
+        """By name; None: the default.
+
+        Raises:
+            RequestError: there is none of that name.
+            FileError: there is, and it can't be used.
+        """
+        if name is None:
+            return self.default()
+        found = named(self._scanned(), name, "checkpoint", "checkpoint")
+        if isinstance(found, FileError):
+            raise found
+        return found
+
+    def default(self) -> CheckpointFile:
+        """The one the settings name, else the first own one, else the one that ships.
+
+        Raises:
+            RequestError, FileError: as `checkpoint`; FileError also where there is none at all.
+        """
+        if self._settings.checkpoint is not None:
+            return self.checkpoint(self._settings.checkpoint)
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            folder = self._settings.models_dir / CHECKPOINT_FOLDERS[0]
+            raise FileError(f"no checkpoint was found; put one into {folder}")
+        return checkpoints[0]
+
+    def _scanned(self) -> dict[str, CheckpointFile | FileError]:
+        found: dict[str, CheckpointFile | FileError] = {}
+        for folder in CHECKPOINT_FOLDERS:
+            root = self._settings.models_dir / folder
+            for path in sorted(root.rglob("*.safetensors")) if root.is_dir() else ():
+                name = path.relative_to(root).with_suffix("").as_posix()
+                found.setdefault(name, self._opened(name, path))
+        if self._shipped.exists():
+            name = self._shipped.stem
+            found.setdefault(name, self._opened(name, self._shipped))
+        return found
+
+    def _opened(self, name: str, path: Path) -> CheckpointFile | FileError:
+        try:
+            stat = path.stat()
+            key = (path, stat.st_size, stat.st_mtime_ns)
+        except OSError as error:
+            return FileError(f"{path.name} can't be read: {error.strerror or error}")
+        with self._lock:
+            if key not in self._read:
+                self._read[key] = _opened(name, path)
+            return self._read[key]
+
+
+def _opened(name: str, path: Path) -> CheckpointFile | FileError:
+    try:
+        header = read_header(path)
+        return CheckpointFile(name, path, recognised(header, FAMILIES), read_card(header))
+    except FileError as error:
+        return error

@@ -1,0 +1,212 @@
+"""What a family of checkpoints is: how it is recognised, its numbers, how one is built.
+
+Recognition reads names and shapes from headers only, without torch. Numbers come from the shapes
+of the weights themselves, so a small model in the same layout takes the same path as a full one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from core.errors import FileError
+from core.models.files import Header
+
+if TYPE_CHECKING:
+    from core.nn.unet import UNetConfig
+    from core.nn.vae import VAEConfig
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CONFIG_KEY = "vitrine.config"
+"""Metadata key of a JSON table for what can't be read off shapes: groups, head widths, size."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models."""
+
+    name: str
+    title: str
+    size: int
+    """Pixels on each side that the published models paint best."""
+    matches: Callable[[Header], bool]
+    text_prefix: str
+    """Where the text encoder's weights lie in a single file."""
+    latent_scale: float
+    """Latents as the U-Net sees them are the VAE's times this."""
+    heads: int | None
+    """Attention heads of the U-Net; None: channels / 64."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself in its metadata; everything is optional."""
+
+    size: int | None = None
+    unet: Mapping[str, int] = field(default_factory=dict)
+    vae: Mapping[str, int] = field(default_factory=dict)
+    text: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, int | float] = field(default_factory=dict)
+    """Values of request fields that suit it: cfg_scale, steps."""
+    description: str = ""
+    concepts: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+_DEFAULTS: tuple[tuple[str, type[int] | type[float]], ...] = (("cfg_scale", float), ("steps", int))
+
+
+def read_card(header: Header) -> Card:
+    """The card in a file's metadata; an empty one where there is none.
+
+    Raises:
+        FileError: there is one, and it is not what it should be.
+    """
+    text = header.metadata.get(CONFIG_KEY)
+    if text is None:
+        return Card()
+    try:
+        values = json.loads(text)
+        numbers = {
+            part: {str(k): int(v) for k, v in dict(values.get(part, {})).items()}
+            for part in ("unet", "vae", "text")
+        }
+        size = values.get("size")
+        return Card(
+            size=None if size is None else int(size),
+            defaults={name: kind(values[name]) for name, kind in _DEFAULTS if name in values},
+            description=str(values.get("description", "")),
+            concepts=tuple(map(str, values.get("concepts", ()))),
+            examples=tuple(map(str, values.get("examples", ()))),
+            **numbers,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FileError(f"{header.path.name}: its {CONFIG_KEY} can't be read: {error}") from error
+
+
+def unet_config(header: Header, heads: int | None, card: Card, prefix: str = UNET) -> UNetConfig:
+    """The U-Net's numbers, from the shapes of its weights.
+
+    Raises:
+        FileError: tensors of a U-Net are missing.
+    """
+    from core.nn.unet import UNetConfig
+
+    shape = _shapes(header, prefix)
+    names = [name[len(prefix) :] for name in header.tensors if name.startswith(prefix)]
+    channels, in_channels = shape("input_blocks.0.0.weight")[:2]
+    levels: list[list[tuple[int, int]]] = [[]]
+    for n in range(1, _count(names, r"input_blocks\.(\d+)\.")):
+        if header.shape(f"{prefix}input_blocks.{n}.0.op.weight"):
+            levels.append([])
+            continue
+        width = shape(f"input_blocks.{n}.0.out_layers.3.weight")[0]
+        depth = _count(names, rf"input_blocks\.{n}\.1\.transformer_blocks\.(\d+)\.")
+        levels[-1].append((width, depth))
+    if not all(levels) or len({len(level) for level in levels}) != 1:
+        raise FileError(
+            f"{header.path.name}: its U-Net's levels are not alike; this is no known one"
+        )
+    first = next(
+        (n for n in sorted(names) if n.endswith("transformer_blocks.0.attn2.to_k.weight")), None
+    )
+    if first is None:
+        raise FileError(
+            f"{header.path.name}: its U-Net has no cross-attention, so it reads no text"
+        )
+    projection = first.replace("transformer_blocks.0.attn2.to_k.weight", "proj_in.weight")
+    vector = header.shape(prefix + "label_emb.0.0.weight")
+    head_width = card.unet.get("head_width")
+    return UNetConfig(
+        in_channels=in_channels,
+        out_channels=shape("out.2.weight")[0],
+        channels=channels,
+        multipliers=tuple(level[0][0] // channels for level in levels),
+        blocks=len(levels[0]),
+        depths=tuple(level[0][1] for level in levels),
+        middle_depth=_count(names, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        context=shape(first)[1],
+        heads=None if head_width else heads,
+        head_width=head_width or 64,
+        linear_projection=len(shape(projection)) == 2,
+        vector=vector[1] if vector else None,
+        groups=card.unet.get("groups", 32),
+    )
+
+
+def vae_config(header: Header, card: Card, prefix: str = VAE) -> VAEConfig:
+    """The autoencoder's numbers, from the shapes of its weights.
+
+    Raises:
+        FileError: tensors of a VAE are missing.
+    """
+    from core.nn.vae import VAEConfig
+
+    shape = _shapes(header, prefix)
+    names = [name[len(prefix) :] for name in header.tensors if name.startswith(prefix)]
+    channels = shape("encoder.conv_in.weight")[0]
+    levels = _count(names, r"encoder\.down\.(\d+)\.")
+    return VAEConfig(
+        channels=channels,
+        multipliers=tuple(
+            shape(f"encoder.down.{i}.block.0.conv1.weight")[0] // channels for i in range(levels)
+        ),
+        blocks=_count(names, r"encoder\.down\.0\.block\.(\d+)\."),
+        latent_channels=shape("decoder.conv_in.weight")[1],
+        groups=card.vae.get("groups", 32),
+    )
+
+
+def _shapes(header: Header, prefix: str) -> Callable[[str], tuple[int, ...]]:
+    def shape(name: str) -> tuple[int, ...]:
+        found = header.shape(prefix + name)
+        if found is None:
+            raise FileError(f"{header.path.name}: the tensor {prefix + name} is missing")
+        return found
+
+    return shape
+
+
+def _count(names: list[str], pattern: str) -> int:
+    """One more than the highest number that `pattern` finds at the start of a name; 0 for none."""
+    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def recognised(header: Header, families: tuple[Family, ...]) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        FileError: says what the file is instead, as far as its names tell.
+    """
+    for family in families:
+        if family.matches(header):
+            return family
+    raise FileError(f"{header.path.name} {_what_it_is(header)}")
+
+
+def _what_it_is(header: Header) -> str:
+    def has(*beginnings: str) -> bool:
+        return any(name.startswith(beginnings) for name in header.tensors)
+
+    context = header.shape(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    if has("lora_", "unet.", "base_model.model."):
+        return "is a LoRA, not a checkpoint: put it into models/Lora"
+    if has("emb_params", "clip_l", "clip_g", "string_to_param"):
+        return "is an embedding, not a checkpoint: put it into embeddings"
+    if has("control_model.", "controlnet_", "input_hint_block."):
+        return "is a ControlNet, not a checkpoint"
+    if has("conditioner."):
+        return "looks like an SDXL checkpoint, which this version does not read"
+    if context and context[1] == 1024:
+        return "looks like an SD 2.x checkpoint, which this version does not read"
+    if has(UNET):
+        return "has a U-Net of no family that this version reads"
+    if has("encoder.", "decoder."):
+        return "is a VAE alone, not a checkpoint: put it into models/VAE"
+    first: Any = ", ".join(sorted(header.tensors)[:3]) or "none"
+    return f"is no checkpoint of a known family; its first tensors are: {first}"

@@ -1,0 +1,223 @@
+"""safetensors files: the header without torch, then tensors one by one.
+
+The header is checked before anything in it is believed. Nothing is mapped: a mapped file that is
+cut off while it is read kills the process. What the tensors mean is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from core.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER_BYTES = 32 * 2**20
+MAX_TENSORS = 100_000
+
+BYTES_OF = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor as the header describes it; `start` and `end` count from the file's first byte."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file holds, by name."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor, None if there is none of that name."""
+        info = self.tensors.get(name)
+        return info.shape if info else None
+
+
+def read_header(path: Path) -> Header:
+    """The checked header of a safetensors file.
+
+    Raises:
+        FileError: no such file, another kind of file, cut off, or inconsistent.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_header(path, file)
+    except FileNotFoundError as error:
+        raise FileError(f"{path.name}: there is no such file in {path.parent}") from error
+    except OSError as error:
+        raise FileError(f"{path.name} can't be read: {error.strerror or error}") from error
+
+
+def _read_header(path: Path, file: BinaryIO) -> Header:
+    size = path.stat().st_size
+    start = file.read(8)
+    kind = _other_kind(start + file.read(256))
+    if kind:
+        raise FileError(f"{path.name} is not a safetensors file: it is {kind}")
+    if len(start) < 8:
+        raise FileError(f"{path.name} is too short for a safetensors file: {size} bytes")
+    (length,) = struct.unpack("<Q", start)
+    if length > MAX_HEADER_BYTES or length < 2:
+        raise FileError(
+            f"{path.name} is not a safetensors file: its header can't be {length} bytes"
+        )
+    if 8 + length > size:
+        raise FileError(f"{path.name} is cut off inside its header, after {size} bytes")
+    file.seek(8)
+    try:
+        entries = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path.name}: the header can't be read: {error}") from error
+    if not isinstance(entries, dict):
+        raise FileError(f"{path.name}: the header is not a table of tensors")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FileError(f"{path.name}: the header's metadata is not a table of texts")
+    if len(entries) > MAX_TENSORS:
+        raise FileError(
+            f"{path.name} claims {len(entries):,} tensors; {MAX_TENSORS:,} is the limit"
+        )
+    tensors = {
+        name: _checked(path, name, entry, 8 + length, size) for name, entry in entries.items()
+    }
+    _check_ranges(path, tensors)
+    return Header(path, tensors, metadata)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return table
+
+
+def _checked(path: Path, name: str, entry: Any, offset: int, size: int) -> TensorInfo:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        plain = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+    except (TypeError, KeyError, ValueError) as error:
+        raise FileError(f"{path.name}: the header's entry for {name!r} is malformed") from error
+    if dtype not in BYTES_OF:
+        raise FileError(f"{path.name}: {name!r} has the unknown number format {str(dtype)[:20]!r}")
+    if not plain or end - start != math.prod(shape) * BYTES_OF[dtype]:
+        raise FileError(f"{path.name}: size and shape of {name!r} do not agree")
+    if offset + end > size:
+        whole = _shown_bytes(offset + end)
+        raise FileError(f"{path.name} is cut off after {_shown_bytes(size)} of at least {whole}")
+    return TensorInfo(dtype, shape, offset + start, offset + end)
+
+
+def _check_ranges(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    reached, last = 0, ""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start < reached and info.end > info.start:
+            raise FileError(f"{path.name}: {name!r} and {last!r} claim the same bytes")
+        reached, last = max(reached, info.end), name
+
+
+def _other_kind(beginning: bytes) -> str | None:
+    """What a file that is no safetensors file is, as far as its first bytes tell."""
+    if not beginning:
+        return "empty"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer: the real file was not downloaded"
+    if beginning.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "an HTML page: the download went wrong"
+    if beginning.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return "a pickled checkpoint (.ckpt)"
+    if beginning.startswith(b"GGUF"):
+        return "a GGUF file"
+    return None
+
+
+def _shown_bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def read_tensors(header: Header, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """(new name, tensor) for every name in the file that `names` maps to a new one.
+
+    In the order of the file, each read by copy into memory of its own, in the file's own dtype.
+
+    Raises:
+        FileError: the file shrank since its header was read.
+    """
+    import torch
+
+    dtypes = {
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "F32": torch.float32,
+        "F64": torch.float64,
+        "I64": torch.int64,
+        "I32": torch.int32,
+        "I16": torch.int16,
+        "I8": torch.int8,
+        "U8": torch.uint8,
+        "BOOL": torch.bool,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+    }
+    wanted = sorted((header.tensors[name].start, name) for name in names)
+    with header.path.open("rb", buffering=0) as file:
+        for start, name in wanted:
+            info = header.tensors[name]
+            if info.dtype not in dtypes:
+                raise FileError(f"{header.path.name}: {name!r} holds {info.dtype} numbers")
+            raw = torch.empty(info.end - info.start, dtype=torch.uint8)
+            file.seek(start)
+            _fill(file, raw.numpy().data, header.path)
+            yield names[name], raw.view(dtypes[info.dtype]).reshape(info.shape)
+
+
+def _fill(file: Any, buffer: memoryview, path: Path) -> None:
+    """Reads until the buffer is full; one read may return less."""
+    while len(buffer):
+        count = file.readinto(buffer)
+        if not count:
+            raise FileError(f"{path.name} was cut off while it was read")
+        buffer = buffer[count:]
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of the whole file, hexadecimal; its first ten letters are A1111's short hash."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,182 @@
+"""Where attention happens in a network, and how to pass another way of attending.
+
+An attention layer asks two questions that a caller may answer differently: what keys and values are
+made from (`sources`), and how queries, keys and values become an output (`attend`). Both are
+arguments of a forward pass; nothing is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Site:
+    """The name of one attention layer: `Site("input", 4, 0, "cross")` is
+    `input_blocks.4.1.transformer_blocks.0.attn2`."""
+
+    part: Literal["input", "middle", "output"]
+    index: int
+    """Number of the block within its part (0 for the middle)."""
+    depth: int
+    """Number of the transformer block within the block."""
+    kind: Literal["self", "cross"]
+
+
+def plain_sources(context: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+    """Keys and values both come from `context` (b n d)."""
+    return context, context
+
+
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+    """softmax(q kᵀ / √d) v over (b heads n d); arXiv:1706.03762, equation 1."""
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+@dataclass(frozen=True)
+class Attending:
+    """A way of attending for one forward pass."""
+
+    sources: Callable[[Tensor, Site], tuple[Tensor, Tensor]] = plain_sources
+    attend: Callable[[Tensor, Tensor, Tensor, Site], Tensor] = plain_attend
+
+
+PLAIN = Attending()
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `x` (b n d) to `context` (b m e); q, k and v have no bias."""
+
+    def __init__(self, width: int, context: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k = nn.Linear(context, inner, bias=False)
+        self.to_v = nn.Linear(context, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, width))
+
+    def forward(self, x: Tensor, context: Tensor, site: Site, attending: Attending) -> Tensor:
+        for_keys, for_values = attending.sources(context, site)
+        q, k, v = (
+            rearrange(t, "b n (heads d) -> b heads n d", heads=self.heads)
+            for t in (self.to_q(x), self.to_k(for_keys), self.to_v(for_values))
+        )
+        out = attending.attend(q, k, v, site)
+        return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+
+
+class GEGLU(nn.Module):
+    """Linear to [value, gate], then value · gelu(gate) with the exact gelu; arXiv:2002.05202."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * functional.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # Index 1 is the dropout of the original; it holds the checkpoint's key numbering.
+        self.net = nn.Sequential(
+            GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward: each added to what came in."""
+
+    def __init__(self, width: int, context: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.attn1 = Attention(width, width, heads, head_width)
+        self.ff = FeedForward(width)
+        self.attn2 = Attention(width, context, heads, head_width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(
+        self, x: Tensor, context: Tensor, own: Site, cross: Site, attending: Attending
+    ) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attn1(y, y, own, attending)
+        x = x + self.attn2(self.norm2(x), context, cross, attending)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of an image (b c h w), with a residual around all.
+
+    Args:
+        linear: project in and out by a linear layer (SD 2.x, XL) or by a 1×1 convolution (SD 1.x).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context: int,
+        heads: int,
+        head_width: int,
+        depth: int,
+        linear: bool,
+        groups: int,
+        place: tuple[Literal["input", "middle", "output"], int],
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.linear = linear
+        # 1e-6 here and in the VAE, 1e-5 in the residual blocks: so the published weights want it.
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in: nn.Module
+        self.proj_out: nn.Module
+        if linear:
+            self.proj_in, self.proj_out = nn.Linear(channels, inner), nn.Linear(inner, channels)
+        else:
+            self.proj_in = nn.Conv2d(channels, inner, 1)
+            self.proj_out = nn.Conv2d(inner, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(inner, context, heads, head_width) for _ in range(depth)
+        )
+        self.sites = [
+            (Site(*place, depth=i, kind="self"), Site(*place, depth=i, kind="cross"))
+            for i in range(depth)
+        ]
+
+    def forward(self, x: Tensor, context: Tensor, attending: Attending) -> Tensor:
+        h = x.shape[2]
+        y = self.norm(x)
+        if not self.linear:
+            y = self.proj_in(y)
+        y = rearrange(y, "b c h w -> b (h w) c")
+        if self.linear:
+            y = self.proj_in(y)
+        for block, (own, cross) in zip(self.transformer_blocks, self.sites, strict=True):
+            y = block(y, context, own, cross, attending)
+        if self.linear:
+            y = self.proj_out(y)
+        y = rearrange(y, "b (h w) c -> b c h w", h=h)
+        if not self.linear:
+            y = self.proj_out(y.contiguous())
+        return x + y
+
+
+def naive_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+    """`plain_attend` written out: quicker to differentiate on a CPU, and a test's oracle."""
+    weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
+    return weights @ v

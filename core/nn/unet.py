@@ -1,0 +1,188 @@
+"""The U-Net of Stable Diffusion 1.x, 2.x and XL: one network, told apart by numbers.
+
+Parameters carry the names of the original checkpoints (below `model.diffusion_model.`), so a
+single-file checkpoint fits without a key map. arXiv:2112.10752, section 3.2 and appendix E.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from core.nn.attention import PLAIN, Attending, SpatialTransformer
+from core.nn.blocks import Downsample, ResBlock, Upsample, timestep_embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The numbers of one U-Net; the defaults are SD 1.x's own."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Channels of each level, as multiples of `channels`."""
+    blocks: int = 2
+    """Residual blocks a level on the way down; one more on the way up."""
+    depths: tuple[int, ...] = (1, 1, 1, 0)
+    """Transformer blocks after each residual block of a level; 0: no attention there."""
+    middle_depth: int = 1
+    context: int = 768
+    """Width of the text embedding that cross-attention reads."""
+    heads: int | None = 8
+    """Attention heads; None: as many as `head_width` divides the channels into."""
+    head_width: int = 64
+    linear_projection: bool = False
+    vector: int | None = None
+    """Width of the pooled conditioning of XL; None: the network takes none."""
+    groups: int = 32
+    """Groups of every GroupNorm."""
+
+    def heads_for(self, channels: int) -> tuple[int, int]:
+        """(number of heads, width of each) at a level with so many channels."""
+        heads = self.heads or channels // self.head_width
+        return heads, channels // heads
+
+
+class UNet(nn.Module):
+    """(b c h w) latents at a noise level -> the network's raw prediction, of the same shape."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        embedding = config.channels * 4
+        self.time_embed = _embedding_mlp(config.channels, embedding)
+        if config.vector is not None:
+            self.label_emb = nn.Sequential(_embedding_mlp(config.vector, embedding))
+        widths = [config.channels * m for m in config.multipliers]
+
+        self.input_blocks = nn.ModuleList(
+            [nn.ModuleList([nn.Conv2d(config.in_channels, config.channels, 3, padding=1)])]
+        )
+        skips, channels = [config.channels], config.channels
+        for level, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
+            for _ in range(config.blocks):
+                self.input_blocks.append(
+                    self._block(channels, width, depth, ("input", len(self.input_blocks)))
+                )
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
+                skips.append(channels)
+
+        self.middle_block = nn.ModuleList([ResBlock(channels, channels, embedding, config.groups)])
+        if config.middle_depth:
+            self.middle_block.append(self._attention(channels, config.middle_depth, ("middle", 0)))
+        self.middle_block.append(ResBlock(channels, channels, embedding, config.groups))
+
+        self.output_blocks = nn.ModuleList()
+        for level, (width, depth) in reversed(
+            list(enumerate(zip(widths, config.depths, strict=True)))
+        ):
+            for i in range(config.blocks + 1):
+                place: tuple[Literal["output"], int] = ("output", len(self.output_blocks))
+                block = self._block(channels + skips.pop(), width, depth, place)
+                channels = width
+                if level and i == config.blocks:
+                    block.append(Upsample(channels))
+                self.output_blocks.append(block)
+
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, config.out_channels, 3, padding=1),
+        )
+
+    def _block(
+        self,
+        channels: int,
+        out: int,
+        depth: int,
+        place: tuple[Literal["input", "middle", "output"], int],
+    ) -> nn.ModuleList:
+        config = self.config
+        block = nn.ModuleList([ResBlock(channels, out, config.channels * 4, config.groups)])
+        if depth:
+            block.append(self._attention(out, depth, place))
+        return block
+
+    def _attention(
+        self, channels: int, depth: int, place: tuple[Literal["input", "middle", "output"], int]
+    ) -> SpatialTransformer:
+        config = self.config
+        heads, head_width = config.heads_for(channels)
+        return SpatialTransformer(
+            channels,
+            config.context,
+            heads,
+            head_width,
+            depth,
+            config.linear_projection,
+            config.groups,
+            place,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        vector: Tensor | None = None,
+        attending: Attending = PLAIN,
+    ) -> Tensor:
+        """The raw prediction (eps or v, as the weights were trained).
+
+        Args:
+            x: (b c h w) latents, scaled to the variance the network was trained on.
+            timestep: (b,), 0 to 999, may be fractional.
+            context: (b n d) text embedding.
+            vector: (b e) pooled conditioning, where `config.vector` asks for it.
+            attending: how every attention layer attends.
+        """
+        embedding = timestep_embedding(timestep, self.config.channels).to(x.dtype)
+        embedding = self.time_embed(embedding)
+        if self.config.vector is not None:
+            if vector is None:
+                raise ValueError("this network wants a pooled `vector`, and none was given")
+            embedding = embedding + self.label_emb(vector)
+
+        skips = []
+        for block in self.input_blocks:
+            x = _through(block, x, embedding, context, attending)
+            skips.append(x)
+        x = _through(self.middle_block, x, embedding, context, attending)
+        for block in self.output_blocks:
+            x = torch.cat((x, skips.pop()), dim=1)
+            size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
+            x = _through(block, x, embedding, context, attending, size)
+        return self.out(x)
+
+
+def _through(
+    block: nn.Module,
+    x: Tensor,
+    embedding: Tensor,
+    context: Tensor,
+    attending: Attending,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """One numbered block: each layer gets what it takes."""
+    assert isinstance(block, nn.ModuleList)
+    for layer in block:
+        if isinstance(layer, ResBlock):
+            x = layer(x, embedding)
+        elif isinstance(layer, SpatialTransformer):
+            x = layer(x, context, attending)
+        elif isinstance(layer, Upsample):
+            x = layer(x, size)
+        else:
+            x = layer(x)
+    return x
+
+
+def _embedding_mlp(width: int, embedding: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))

@@ -1,0 +1,184 @@
+"""What to make: a request is one frozen value, and everything else follows from it.
+
+Being a value it is also the queue's row, the capsule inside a PNG and the parent of a branch.
+It does not know how anything is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from core.errors import RequestError
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+MAX_SEED = 2**63 - 1
+"""Seeds run from 0 to this; torch's generators take no larger one."""
+
+
+class Record(enum.StrEnum):
+    """How much of a run is written down."""
+
+    NOTHING = "nothing"
+    STEPS = "steps"
+
+
+class Wish(enum.Enum):
+    """What is wanted of a run under way; `generate` asks between steps."""
+
+    GO_ON = enum.auto()
+    SKIP = enum.auto()
+    """Finish this image with what there is, go on with the next."""
+    FINISH = enum.auto()
+    """Finish this image with what there is, begin no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """Numbers some samplers take; None leaves a sampler its own default."""
+
+    eta: float | None = None
+    """Share of fresh noise in each step, 0 (none) to 1: ancestral and SDE samplers, DDIM."""
+    s_noise: float | None = None
+    """Scale of the fresh noise, 1 as derived."""
+    s_churn: float | None = None
+    """Noise stirred in before steps, in units of a whole run; arXiv:2206.00364, algorithm 2."""
+    s_tmin: float | None = None
+    """Lowest sigma at which churn acts."""
+    s_tmax: float | None = None
+    """Highest sigma at which churn acts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What to make. Unset (None) fields are filled in by `core.resolve`."""
+
+    prompt: str
+    negative_prompt: str = ""
+    checkpoint: str | None = None
+    """Name in the catalog; None: the default one."""
+    seed: int | None = None
+    """0 to 2**63 - 1; image k of the request has seed + k. None: drawn by `resolve`."""
+    width: int | None = None
+    """Pixels; None: the checkpoint's own size."""
+    height: int | None = None
+    steps: int = 20
+    cfg_scale: float = 7.0
+    sampler: str = "euler_ancestral"
+    schedule: str | tuple[float, ...] = "automatic"
+    """A name, "automatic" (the sampler's own), or the falling sigmas themselves, 0 at the end."""
+    images: int = 1
+    sampler_options: SamplerOptions = field(default_factory=SamplerOptions)
+    record: Record = Record.STEPS
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields as JSON values; `from_json` is its inverse."""
+        return typing.cast(dict[str, Json], as_json(self))
+
+    @classmethod
+    def from_json(cls, data: Any) -> GenerationRequest:
+        """Raises RequestError, naming the field, for anything `to_json` would not write."""
+        return read_json(cls, data, "")
+
+
+def as_json(value: Any) -> Json:
+    """A dataclass, enum, tuple or mapping of plain values, as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): as_json(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(v) for v in value]
+    return value
+
+
+T = TypeVar("T")
+
+
+def read_json(kind: type[T], data: Any, where: str) -> T:
+    """`data` as a `kind`, checked: no unknown field, no wrong type, no NaN."""
+    if not isinstance(data, Mapping):
+        raise RequestError(f"{where or 'a request'} must be a JSON object, not {_shown(data)}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(data) - known):
+        raise RequestError(
+            f"unknown field {where}{unknown[0]!r}; there are: {', '.join(sorted(known))}",
+            where + unknown[0],
+        )
+    values = {name: _read(hints[name], data[name], where + name) for name in known & set(data)}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = [
+            f.name
+            for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+            if f.name not in values
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if not missing:
+            raise
+        raise RequestError(f"the field {where}{missing[0]!r} is missing", missing[0]) from error
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` asks for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _read_any(arguments, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RequestError(f"{where} must be a list, not {_shown(value)}", where)
+        return tuple(_read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return read_json(typing.cast(type, hint), value, where + ".")
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        try:
+            return hint(value)
+        except ValueError as error:
+            there = ", ".join(str(m.value) for m in hint)
+            raise RequestError(f"{where}: no {value!r}; there are: {there}", where) from error
+    return _read_plain(hint, value, where)
+
+
+def _read_any(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and types.NoneType in options:
+        return None
+    options = tuple(o for o in options if o is not types.NoneType)
+    for option in options:
+        fits = isinstance(value, list) if typing.get_origin(option) is tuple else None
+        if len(options) == 1 or fits or (fits is None and isinstance(value, option)):
+            return _read(option, value, where)
+    raise RequestError(f"{where} can't be {_shown(value)}", where)
+
+
+def _read_plain(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError as error:
+            raise RequestError(f"{where} is too large", where) from error
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        raise RequestError(f"{where} must be {wanted.get(hint, hint)}, not {_shown(value)}", where)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"{where} must be a finite number, not {value}", where)
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

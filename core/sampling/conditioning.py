@@ -1,0 +1,69 @@
+"""What guides a denoiser: the encoded prompt, and how it changes over a walk.
+
+It does not know where encodings come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """One encoded prompt. Compared by identity: the same prompt over several intervals is the
+    same object."""
+
+    context: Tensor
+    """(b n d) float32; b is 1 for a prompt that all images share."""
+    pooled: Tensor | None = None
+    """(b d) float32."""
+    concat: Tensor | None = None
+    """(b c h w): channels put beside the latents."""
+
+    def repeated(self, count: int) -> Conditioning:
+        """One row, for `count` images."""
+
+        def rows(t: Tensor) -> Tensor:
+            return t.expand(count, *t.shape[1:])
+
+        return Conditioning(
+            rows(self.context),
+            None if self.pooled is None else rows(self.pooled),
+            None if self.concat is None else rows(self.concat),
+        )
+
+    @staticmethod
+    def stacked(conditionings: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all, in order; they must have the same parts and lengths."""
+        return Conditioning(
+            torch.cat([c.context for c in conditionings]),
+            _stacked([c.pooled for c in conditionings]),
+            _stacked([c.concat for c in conditionings]),
+        )
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [t for t in tensors if t is not None]
+    assert len(present) in (0, len(tensors)), "some conditionings lack what others have"
+    return torch.cat(present) if present else None
+
+
+Weighted: TypeAlias = tuple[Conditioning, float]
+"""A prompt, and its share in guidance."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptOverTime:
+    """A prompt whose wording may change from interval to interval, never inside one."""
+
+    intervals: tuple[tuple[Weighted, ...], ...]
+    """For each interval of the walk what guides it: several where prompts were joined by AND."""
+
+    def at(self, index: int) -> tuple[Weighted, ...]:
+        """What guides interval `index`, from 0."""
+        return self.intervals[index]

@@ -1,0 +1,89 @@
+"""Predictions of several prompts to one denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from core.sampling.conditioning import Conditioning
+from core.sampling.prediction import Predictor
+from core.sampling.state import Denoiser
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network said at one point, before it is combined."""
+
+    x: Tensor
+    """(b c h w) latents at `sigma`."""
+    sigma: Tensor
+    conds: tuple[Tensor, ...]
+    """The estimate for each part of the prompt (one, unless it has AND)."""
+    weights: tuple[float, ...]
+    uncond: Tensor | None
+    """The estimate for the negative prompt; None where it has no say."""
+
+
+Combine: TypeAlias = Callable[[Predictions], Tensor]
+
+
+def classifier_free(cfg_scale: float) -> Combine:
+    """uncond + cfg_scale · Σ weight · (cond − uncond).
+
+    arXiv:2207.12598, equation 6, with their 1 + w written as cfg_scale; several prompts as in
+    arXiv:2206.01714, equation 11.
+    """
+
+    def combine(predictions: Predictions) -> Tensor:
+        if predictions.uncond is None:
+            return predictions.conds[0]
+        guided = predictions.uncond
+        for cond, weight in zip(predictions.conds, predictions.weights, strict=True):
+            guided = guided + weight * cfg_scale * (cond - predictions.uncond)
+        return guided
+
+    return combine
+
+
+def guided(
+    predictor: Predictor,
+    positive: Sequence[tuple[Conditioning, float]],
+    negative: Conditioning,
+    cfg_scale: float,
+    combine: Combine,
+) -> Denoiser:
+    """A denoiser that asks the network for every prompt and combines the answers.
+
+    At cfg_scale 1 with one prompt the negative one has no say, so it is not asked.
+
+    Args:
+        positive: each part of the prompt with its weight; one row of context each.
+        negative: one row of context.
+    """
+    conditionings = [conditioning for conditioning, _ in positive]
+    weights = tuple(weight for _, weight in positive)
+    alone = cfg_scale == 1 and weights == (1.0,)
+    asked = conditionings if alone else [*conditionings, negative]
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        answers = _asked_together(predictor, x, sigma, asked)
+        conds = tuple(answers[: len(weights)])
+        uncond = None if alone else answers[-1]
+        return combine(Predictions(x, sigma, conds, weights, uncond))
+
+    return denoise
+
+
+def _asked_together(
+    predictor: Predictor, x: Tensor, sigma: Tensor, asked: Sequence[Conditioning]
+) -> tuple[Tensor, ...]:
+    """One network call for all prompts, where their contexts have the same length."""
+    if len({conditioning.context.shape[1] for conditioning in asked}) > 1:
+        return tuple(predictor(x, sigma, c.repeated(x.shape[0])) for c in asked)
+    together = Conditioning.stacked([c.repeated(x.shape[0]) for c in asked])
+    answers = predictor(torch.cat([x] * len(asked)), sigma, together)
+    return answers.chunk(len(asked))

@@ -1,0 +1,69 @@
+"""From a network's raw output to the estimate of x0, whatever the network was trained to predict.
+
+Everything is written for x = x0 + sigma · noise; arXiv:2206.00364, section 5 and table 1.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.nn.attention import PLAIN, Attending
+from core.nn.unet import UNet
+from core.sampling.conditioning import Conditioning
+from core.sampling.schedule import Schedule, variance_preserving
+
+
+class Prediction(enum.StrEnum):
+    """What the network's raw output is."""
+
+    EPS = "eps"
+    """The noise; arXiv:2006.11239."""
+    V = "v"
+    """√ᾱ · noise − √(1 − ᾱ) · x0; arXiv:2202.00512, section 4."""
+
+    def denoised(self, x: Tensor, sigma: Tensor, output: Tensor) -> Tensor:
+        """The estimate of x0 from x at `sigma` and the network's `output`, shaped like x."""
+        if self is Prediction.EPS:
+            return x - sigma * output
+        return x / (sigma**2 + 1) - output * sigma / (sigma**2 + 1).sqrt()
+
+    def output(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+        """Inverse of `denoised`: what the network would have said."""
+        if self is Prediction.EPS:
+            return (x - denoised) / sigma
+        return (x / (sigma**2 + 1) - denoised) * (sigma**2 + 1).sqrt() / sigma
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network as a function of noise level: (x, sigma, conditioning) -> denoised."""
+
+    network: UNet
+    prediction: Prediction
+    schedule: Schedule
+    dtype: torch.dtype = torch.float32
+    attending: Attending = PLAIN
+
+    def __call__(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """The estimate of x0.
+
+        Args:
+            x: (b c h w) float32 latents at noise level sigma.
+            sigma: () float32, above 0.
+            conditioning: with as many rows as x.
+
+        Returns:
+            (b c h w) float32.
+        """
+        timestep = self.schedule.timestep(sigma).to(x.device).expand(x.shape[0])
+        output = self.network(
+            variance_preserving(x, sigma).to(self.dtype),
+            timestep,
+            conditioning.context.to(x.device, self.dtype),
+            attending=self.attending,
+        )
+        return self.prediction.denoised(x, sigma, output.float())

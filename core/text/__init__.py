@@ -1,0 +1,1 @@
+"""Words to conditioning: prompt grammar, tokens, text encoders."""

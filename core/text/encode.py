@@ -1,0 +1,104 @@
+"""Prompts and a text encoder to conditioning over a walk.
+
+It knows what the encoders' answers mean, not how they come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from core.sampling.conditioning import Conditioning, PromptOverTime
+from core.text.encoders import Encoded, Encoder
+from core.text.prompt import Emphasis, Part, Prompt, read
+from core.text.tokenizer import Chunk, Tokenizer
+
+
+def encode(
+    prompt: str,
+    negative: str,
+    encoder: Encoder,
+    steps: int,
+    *,
+    tokenizer: Tokenizer | None = None,
+    emphasis: Emphasis = Emphasis.ORIGINAL,
+    clip_skip: int = 1,
+) -> tuple[PromptOverTime, PromptOverTime]:
+    """Both prompts over `steps` intervals, float32 on the encoder's device, as (1 n d).
+
+    Everything has the same number of chunks n / 77, so that it fits into one batch: what is
+    shorter is filled up with empty chunks. Each chunk is encoded alone and only once, so an
+    encoding never depends on what else is asked for. A negative prompt is never split at AND.
+    Without a `tokenizer` one is read from the vocabulary, which takes a tenth of a second.
+    """
+    tokenizer = tokenizer or Tokenizer()
+    wordings = [_over(read(prompt), steps), _over(read(negative, negative=True), steps)]
+    chunks = {
+        part.text: tokenizer.chunks(part)
+        for wording in wordings
+        for parts in wording
+        for part in parts
+    }
+    length = max(map(len, chunks.values()))
+    reading = _Reading(encoder, clip_skip, emphasis)
+    conditionings = {text: reading.whole(of_text, length) for text, of_text in chunks.items()}
+    positive, other = (
+        PromptOverTime(
+            tuple(
+                tuple((conditionings[part.text], part.weight) for part in parts) for parts in over
+            )
+        )
+        for over in wordings
+    )
+    return positive, other
+
+
+def _over(prompt: Prompt, steps: int) -> list[tuple[Part, ...]]:
+    return [prompt.at(index, steps) for index in range(steps)]
+
+
+@dataclass
+class _Reading:
+    """One call's use of an encoder, which remembers the chunks it has seen."""
+
+    encoder: Encoder
+    clip_skip: int
+    emphasis: Emphasis
+    seen: dict[tuple[int, ...], Encoded] = field(default_factory=dict)
+
+    def whole(self, chunks: tuple[Chunk, ...], length: int) -> Conditioning:
+        """`chunks` one after the other, filled up to `length`. The first one's pooled output
+        stands for all, without weights."""
+        filled = (*chunks, *[Chunk()] * (length - len(chunks)))
+        context = torch.cat([self._weighed(chunk) for chunk in filled], dim=1)
+        pooled = self._encoded(filled[0]).pooled
+        return Conditioning(context, None if pooled is None else pooled.float())
+
+    def _weighed(self, chunk: Chunk) -> Tensor:
+        return weighed(self._encoded(chunk).context.float(), chunk.weights, self.emphasis)
+
+    def _encoded(self, chunk: Chunk) -> Encoded:
+        if chunk.ids not in self.seen:
+            ids = torch.tensor([chunk.ids], device=self.encoder.device)
+            self.seen[chunk.ids] = self.encoder(ids, self.clip_skip)
+        return self.seen[chunk.ids]
+
+
+def weighed(context: Tensor, weights: Iterable[float], emphasis: Emphasis) -> Tensor:
+    """One chunk's encoding (1 n d), float32, with each token's weight on it.
+
+    The mean that ORIGINAL restores is that of all numbers in the chunk, as in A1111: of this one
+    chunk, so a picture does not depend on its neighbours in a batch.
+    """
+    factors = torch.tensor(tuple(weights), dtype=context.dtype, device=context.device)
+    if emphasis is Emphasis.IGNORE or bool((factors == 1).all()):
+        return context
+    scaled = context * rearrange(factors, "n -> 1 n 1")
+    if emphasis is Emphasis.NO_NORM:
+        return scaled
+    mean = scaled.mean()
+    return scaled * torch.where(mean == 0, 1, context.mean() / mean)
