@@ -131,7 +131,11 @@ class _Run:
 def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint) -> _Run:
     sigmas = sigmas_of(request, registry, model.schedule)
     positive, negative = encode(
-        request.prompt, request.negative_prompt, model.text, len(sigmas) - 1
+        request.prompt,
+        request.negative_prompt,
+        model.text,
+        len(sigmas) - 1,
+        tokenizer=model.tokenizer,
     )
     predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
     sampler = sampler_of(request, registry)

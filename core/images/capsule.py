@@ -142,7 +142,10 @@ def read_picture(source: Path | str | bytes) -> Found:
     """
     with opened(source) as picture:
         parameters = picture.info.get(PARAMETERS)
+        # Pillow decodes a whole PNG to look for EXIF behind the pixels; there the text suffices.
         if not isinstance(parameters, str):
+            parameters = None
+        if parameters is None and picture.format != "PNG":
             parameters = _user_comment(picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT))
         sealed = picture.info.get(CAPSULE)
     if not isinstance(sealed, str):

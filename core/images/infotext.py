@@ -183,12 +183,11 @@ def _pairs(line: str) -> list[tuple[str | None, str]]:
         pairs += _lone(line[done : colon - len(key)])
         start = _SPACE.match(line, seen).end()  # type: ignore[union-attr]
         if match := _QUOTED.match(line, start):
-            value, end = unquoted(match[0]), match.end()
+            end = match.end()
         else:
-            end = line.find(",", start)
-            end = len(line) if end < 0 else end
-            value = line[start:end]
-        pairs.append((key, value))
+            comma = line.find(",", start)
+            end = comma if comma >= 0 else len(line)
+        pairs.append((key, unquoted(line[start:end])))
         done = seen = end + 1
     return pairs + _lone(line[done:])
 

@@ -18,6 +18,7 @@ from core.nn.vae import VAE as VAENetwork
 from core.sampling.prediction import Prediction
 from core.sampling.schedule import Schedule, scaled_linear
 from core.text.encoders import TextEncoder, clip_text_model
+from core.text.tokenizer import Tokenizer
 
 BUFFERS = ("position_ids",)
 """Endings of tensors that are derived, never read."""
@@ -32,6 +33,7 @@ class Checkpoint:
     network: UNet
     vae: VAENetwork
     text: TextEncoder
+    tokenizer: Tokenizer
     schedule: Schedule
     prediction: Prediction
     latent_scale: float
@@ -87,6 +89,7 @@ def read_checkpoint(
         network=network.eval().requires_grad_(False),
         vae=vae.eval().requires_grad_(False),
         text=text.to(device).eval().requires_grad_(False),
+        tokenizer=Tokenizer(),
         schedule=scaled_linear(),
         prediction=Prediction.EPS,
         latent_scale=file.family.latent_scale,

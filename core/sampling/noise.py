@@ -75,7 +75,7 @@ class SeededNoise:
         low, high = torch.minimum(sigma, sigma_next), torch.maximum(sigma, sigma_next)
         sign = 1 if sigma_next > sigma else -1
         increments = torch.stack([tree(low, high) for tree in self._trees])
-        return (increments * (sign / (high - low).sqrt())).to(self._device)
+        return (increments * sign / (high - low).sqrt()).to(self._device)
 
     def _tree(self, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
         import torchsde  # 0.3 s, and most samplers draw no Brownian path

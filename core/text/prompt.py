@@ -195,27 +195,27 @@ def _wording(text: str) -> Wording:
     closing bracket that is not, every bracket still open turns out to be mere wording.
     """
     whole = _Bracket("")
-    inmost_last = [whole]
+    open_ones = [whole]
 
     def give_up() -> None:
-        while len(inmost_last) > 1:
-            bracket = inmost_last.pop()
-            inmost_last[-1].add(bracket.literal())
+        while len(open_ones) > 1:
+            bracket = open_ones.pop()
+            open_ones[-1].add(bracket.literal())
 
     for piece in _PIECES.findall(text):
-        inmost = inmost_last[-1]
+        inmost = open_ones[-1]
         if piece in ("(", "["):
-            if len(inmost_last) > MAX_DEPTH:
+            if len(open_ones) > MAX_DEPTH:
                 give_up()
-            inmost_last.append(_Bracket(piece))
+            open_ones.append(_Bracket(piece))
         elif piece in (")", "]"):
             meaning = inmost.closed(piece)
             if meaning is None:
                 give_up()
                 whole.add([piece])
             else:
-                inmost_last.pop()
-                inmost_last[-1].add(meaning)
+                open_ones.pop()
+                open_ones[-1].add(meaning)
         elif piece in (":", "|") and inmost is not whole:
             inmost.cut(piece)
         else:

@@ -1,0 +1,103 @@
+"""Noise levels against published numbers, diffusers and k-diffusion."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core.errors import RequestError
+from core.registry import built_in
+from core.sampling.prediction import Prediction
+from core.sampling.schedule import given, noised, scaled_linear, variance_preserving
+from tests.oracles import k_diffusion_sampling
+
+SCHEDULE = scaled_linear()
+SCHEDULES = built_in().schedules
+
+
+def test_the_ends_are_the_published_ones() -> None:
+    assert SCHEDULE.sigma_min == pytest.approx(0.02916716, rel=1e-6)
+    assert SCHEDULE.sigma_max == pytest.approx(14.61464119, rel=1e-6)
+
+
+def test_levels_are_those_of_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    oracle = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    kept = oracle.alphas_cumprod
+    assert torch.allclose(SCHEDULE.sigmas, ((1 - kept) / kept).sqrt(), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 100])
+def test_every_spacing_falls_from_the_noisiest_to_zero(name: str, steps: int) -> None:
+    sigmas = SCHEDULES[name].load()(SCHEDULE, steps)
+    assert sigmas.dtype == torch.float32
+    assert len(sigmas) == steps + 1
+    assert sigmas[-1] == 0
+    assert (sigmas[1:] < sigmas[:-1]).all()
+    assert sigmas.max() <= SCHEDULE.sigmas[-1] * (1 + 1e-6)
+    assert sigmas[:-1].min() >= SCHEDULE.sigmas[0] * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("steps", [2, 20, 35])
+def test_karras_and_exponential_are_k_diffusions(steps: int) -> None:
+    oracle = k_diffusion_sampling()
+    low, high = SCHEDULE.sigma_min, SCHEDULE.sigma_max
+    karras = oracle.get_sigmas_karras(steps, low, high)
+    exponential = oracle.get_sigmas_exponential(steps, low, high)
+    assert torch.allclose(SCHEDULES["karras"].load()(SCHEDULE, steps), karras, rtol=1e-5)
+    assert torch.allclose(SCHEDULES["exponential"].load()(SCHEDULE, steps), exponential, rtol=1e-5)
+
+
+def test_ddim_uniform_is_the_original_grid() -> None:
+    grid = torch.arange(0, 1000, 50) + 1
+    expected = SCHEDULE.sigmas[grid].flip(0)
+    assert torch.equal(SCHEDULES["ddim_uniform"].load()(SCHEDULE, 20)[:-1], expected)
+
+
+def test_timestep_and_sigma_are_inverse() -> None:
+    timesteps = torch.tensor([0.0, 0.25, 17.0, 500.5, 998.9, 999.0])
+    assert torch.allclose(SCHEDULE.timestep(SCHEDULE.sigma(timesteps)), timesteps, atol=2e-2)
+    whole = torch.arange(1000)
+    assert torch.allclose(SCHEDULE.timestep(SCHEDULE.sigmas), whole.float(), atol=2e-2)
+
+
+def test_levels_outside_the_training_are_clamped() -> None:
+    assert SCHEDULE.timestep(torch.tensor(1000.0)) == 999
+    assert SCHEDULE.timestep(torch.tensor(1e-6)) == 0
+
+
+def test_noised_latents_have_the_variance_they_should() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 200_000, generator=generator)
+    for sigma in (torch.tensor(0.3), torch.tensor(5.0)):
+        x = noised(x0, noise, sigma)
+        assert float(x.var()) == pytest.approx(1 + float(sigma) ** 2, rel=0.02)
+        assert float(variance_preserving(x, sigma).var()) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("prediction", Prediction)
+def test_output_and_denoised_are_inverse(prediction: Prediction) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, x0 = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    for sigma in (torch.tensor(0.05), torch.tensor(3.0)):
+        output = prediction.output(x, sigma, x0)
+        assert torch.allclose(prediction.denoised(x, sigma, output), x0)
+
+
+def test_eps_and_v_name_the_same_noise() -> None:
+    """eps is the noise itself; v = √ᾱ · noise − √(1 − ᾱ) · x0."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    sigma = torch.tensor(2.0, dtype=torch.float64)
+    x, kept = noised(x0, noise, sigma), 1 / (1 + sigma**2)
+    assert torch.allclose(Prediction.EPS.output(x, sigma, x0), noise)
+    v = kept.sqrt() * noise - (1 - kept).sqrt() * x0
+    assert torch.allclose(Prediction.V.output(x, sigma, x0), v)
+
+
+@pytest.mark.parametrize("sigmas", [(), (1.0,), (2.0, 1.0), (1.0, 1.0, 0.0), (1.0, 2.0, 0.0)])
+def test_a_drawn_schedule_that_does_not_fall_to_zero_is_refused(sigmas: tuple) -> None:
+    with pytest.raises(RequestError):
+        given(sigmas)

@@ -1,0 +1,127 @@
+"""What encoding a prompt keeps: chunks alone, steps apart, weights where they were typed."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.sampling.conditioning import Conditioning, PromptOverTime
+from core.text.encode import encode, weighed
+from core.text.encoders import Encoded, clip_text_model
+from core.text.prompt import Emphasis, Part
+from core.text.tokenizer import Tokenizer
+from tests.core.text import tiny
+
+TOKENIZER = Tokenizer()
+ENCODER = clip_text_model(tiny.weights(tiny.text_model()), tiny.HEADS)
+
+
+def encoded(
+    prompt: str, negative: str = "", steps: int = 4, emphasis: Emphasis = Emphasis.ORIGINAL
+) -> tuple[PromptOverTime, PromptOverTime]:
+    return encode(prompt, negative, ENCODER, steps, tokenizer=TOKENIZER, emphasis=emphasis)
+
+
+def context(prompt: str, negative: str = "", **options: Emphasis) -> Tensor:
+    ((conditioning, _),) = encoded(prompt, negative, **options)[0].at(0)
+    return conditioning.context
+
+
+def chunk(text: str) -> Tensor:
+    """One chunk straight from the encoder."""
+    return ENCODER(torch.tensor([TOKENIZER.chunks(Part(text))[0].ids])).context
+
+
+def test_each_chunk_is_encoded_alone():
+    whole = context("red BREAK a blue cat BREAK dog")
+    assert whole.shape == (1, 3 * 77, tiny.WIDTH)
+    assert whole.dtype == torch.float32
+    assert torch.equal(whole, torch.cat([chunk("red"), chunk("a blue cat"), chunk("dog")], dim=1))
+
+
+def test_both_prompts_are_filled_up_to_the_same_length():
+    positive, negative = encoded("a BREAK b [x:y BREAK z:2] AND short", "ugly")
+    lengths = {
+        conditioning.context.shape[1]
+        for prompt in (positive, negative)
+        for index in range(4)
+        for conditioning, _ in prompt.at(index)
+    }
+    assert lengths == {3 * 77}
+    ((ugly, _),) = negative.at(0)
+    assert torch.equal(ugly.context, torch.cat([chunk("ugly"), chunk(""), chunk("")], dim=1))
+
+
+def test_wording_follows_the_steps():
+    """The same words are the same object."""
+    positive, negative = encoded("a [cat:dog:3]")
+    cats = [positive.at(i)[0][0] for i in range(3)]
+    assert cats[0] is cats[1] is cats[2]
+    assert torch.equal(cats[0].context, chunk("a cat"))
+    assert torch.equal(positive.at(3)[0][0].context, chunk("a dog"))
+    assert negative.at(0)[0][0] is negative.at(3)[0][0]
+
+
+def test_each_distinct_chunk_is_encoded_once():
+    asked: list[Tensor] = []
+
+    class Counting:
+        device = ENCODER.device
+
+        def __call__(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
+            asked.append(ids)
+            return ENCODER(ids, clip_skip)
+
+    encode("[a|b] BREAK same AND (same:1.2)", "", Counting(), 20, tokenizer=TOKENIZER)
+    assert len(asked) == 4  # a, b, same, and the empty one
+
+
+def test_and_keeps_its_weights():
+    positive, negative = encoded("cat AND dog:0.5", "x AND y:0.5")
+    assert [weight for _, weight in positive.at(0)] == [1.0, 0.5]
+    assert [weight for _, weight in negative.at(0)] == [1.0]
+
+
+@pytest.mark.parametrize("emphasis", Emphasis)
+def test_weights_of_1_change_no_bit(emphasis):
+    assert torch.equal(context("a (red:1.0) ([cat])", emphasis=emphasis), chunk("a red cat"))
+
+
+def test_weights_multiply_their_own_tokens():
+    plain = chunk("a red cat")
+    scaled = context("a (red:1.5) cat", emphasis=Emphasis.NO_NORM)
+    assert torch.equal(scaled[:, 2], plain[:, 2] * 1.5)
+    others = [i for i in range(77) if i != 2]
+    assert torch.equal(scaled[:, others], plain[:, others])
+
+
+def test_original_emphasis_restores_the_mean_of_each_chunk():
+    both = context("a (red:1.5) cat BREAK (dog:0.3)")
+    first, second = both.split(77, dim=1)
+    for weighted, plain in ((first, chunk("a red cat")), (second, chunk("dog"))):
+        assert float(weighted.mean()) == pytest.approx(float(plain.mean()), rel=1e-4)
+    assert torch.equal(first, context("a (red:1.5) cat"))
+
+
+def test_a_mean_of_nothing_is_left_alone():
+    silent = weighed(torch.ones(1, 2, 1), [1.0, -1.0], Emphasis.ORIGINAL)
+    assert silent.flatten().tolist() == [1.0, -1.0]
+
+
+def test_ignored_emphasis_drops_weights():
+    assert torch.equal(context("a (red:1.5) [cat]", emphasis=Emphasis.IGNORE), chunk("a red cat"))
+
+
+def test_half_precision_encoders_give_float32():
+    half = clip_text_model(
+        {name: w.bfloat16() for name, w in tiny.weights(tiny.text_model()).items()}, tiny.HEADS
+    )
+    positive, _ = encode("a (cat)", "", half, 1)
+    assert positive.at(0)[0][0].context.dtype == torch.float32
+
+
+def test_stacked_conditionings_are_rows_in_order():
+    one, two = (Conditioning(torch.full((1, 2, 3), x), torch.full((1, 4), x)) for x in (1.0, 2.0))
+    both = Conditioning.stacked([one.repeated(2), two])
+    assert both.context[:, 0, 0].tolist() == [1.0, 1.0, 2.0]
+    assert both.pooled is not None and both.pooled.shape == (3, 4)
+    assert both.concat is None
