@@ -20,8 +20,10 @@ from core.sampling.schedule import Schedule, scaled_linear
 from core.text.encoders import TextEncoder, clip_text_model
 from core.text.tokenizer import Tokenizer
 
-BUFFERS = ("position_ids",)
-"""Endings of tensors that are derived, never read."""
+DERIVED = ("position_ids",)
+"""Endings of tensors that are computed, never read: in some merges they are damaged."""
+LEFTOVER = ("loss.", "model_ema.")
+"""Beginnings, within a part, of what training left in some files."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ def read_checkpoint(
     with torch.device("meta"):
         network = UNet(unet_config(header, heads, card))
         vae = VAENetwork(vae_config(header, card))
-    total = sum(i.end - i.start for n, i in header.tensors.items() if _part(n, file.family))
-    reader = _Reader(header, total)
+    reader = _Reader(header, (UNET, VAE, file.family.text_prefix))
     yield from reader.filled(network, UNET, "U-Net", dtype, device)
     yield from reader.filled(vae, VAE, "VAE", torch.float32, device)
     weights = yield from reader.read(file.family.text_prefix, "text encoder", dtype)
@@ -99,29 +100,22 @@ def read_checkpoint(
     )
 
 
-def _part(name: str, family: Family) -> bool:
-    return name.startswith((UNET, VAE, family.text_prefix)) and not name.endswith(BUFFERS)
-
-
 class _Reader:
     """Reads the parts of one file, and counts the bytes."""
 
-    def __init__(self, header: Header, total: int) -> None:
+    def __init__(self, header: Header, prefixes: tuple[str, ...]) -> None:
         self._header = header
-        self._total = total
+        self._names = {prefix: _names(header, prefix) for prefix in prefixes}
+        wanted = [header.tensors[n] for names in self._names.values() for n in names]
+        self._total = sum(info.end - info.start for info in wanted)
         self._done = 0
 
     def read(
         self, prefix: str, part: str, dtype: torch.dtype
     ) -> Generator[Loading, None, Mapping[str, Tensor]]:
         """The tensors below `prefix`, without it, in `dtype`."""
-        names = {
-            name: name[len(prefix) :]
-            for name in self._header.tensors
-            if name.startswith(prefix) and not name.endswith(BUFFERS)
-        }
         weights = {}
-        for name, tensor in read_tensors(self._header, names):
+        for name, tensor in read_tensors(self._header, self._names[prefix]):
             self._done += tensor.numel() * tensor.element_size()
             weights[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
             if len(weights) % 32 == 0:
@@ -149,6 +143,16 @@ class _Reader:
             raise FileError(f"{path}: the {part} has unknown tensors: {_few(unknown)}")
         placed = {name: weights[name].to(device) for name in wanted}
         module.load_state_dict(placed, assign=True)
+
+
+def _names(header: Header, prefix: str) -> dict[str, str]:
+    """Name in the file → name in the part that begins with `prefix`."""
+    below = {name: name[len(prefix) :] for name in header.tensors if name.startswith(prefix)}
+    return {
+        name: short
+        for name, short in below.items()
+        if not short.endswith(DERIVED) and not short.startswith(LEFTOVER)
+    }
 
 
 def _few(names: list[str]) -> str:
