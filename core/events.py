@@ -84,8 +84,8 @@ class Step:
 
     @property
     def total(self) -> int:
-        """Intervals of the pass."""
-        return len(self.sigmas) - 1
+        """Intervals of the pass; of an adaptive sampler, which may take more or fewer, a guess."""
+        return max(len(self.sigmas) - 1, self.state.index)
 
 
 @dataclass(frozen=True)

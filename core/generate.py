@@ -6,7 +6,6 @@ cancelling, of progress bars or of files; those are readers of the stream.
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -85,7 +84,8 @@ def generate(
     run = _prepared(request, house.registry, model)
     evaluations = 0
     asked = Wish.GO_ON
-    for images in _groups(request, model, progress):
+    adaptive = house.registry.sampler(request.sampler).adaptive
+    for images in _groups(request, model, progress, adaptive):
         resumed = progress.state if images == progress.images else None
         count, asked = yield from _painted(run, images, resumed, wish)
         evaluations += count
@@ -115,11 +115,13 @@ class _Run:
 
     @property
     def total(self) -> int:
+        """Intervals of the list; an adaptive sampler has no total but this for prompts to count."""
         return len(self.sigmas) - 1
 
     def denoiser_at(self, index: int) -> Denoiser:
         """The guided denoiser of one interval."""
         cfg_scale = self.request.cfg_scale
+        index = min(index, self.total - 1)  # an adaptive sampler may take more
         positive = self.positive.at(index)
         ((negative, _),) = self.negative.at(index)
         return guided(self.predictor, positive, negative, cfg_scale, classifier_free(cfg_scale))
@@ -143,18 +145,27 @@ def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint)
 
 
 def sigmas_of(request: GenerationRequest, registry: Registry, schedule: Schedule) -> Tensor:
-    """(n+1,) falling noise levels of a resolved request, the last one 0."""
+    """The noise levels of a resolved request, as its sampler walks them."""
+    entry = registry.sampler(request.sampler)
     if isinstance(request.schedule, tuple):
         return given(request.schedule)
-    return registry.schedule(request.schedule).load()(schedule, request.steps)
+    spaced = registry.schedule(request.schedule).load()
+    if entry.discards_penultimate:
+        sigmas = spaced(schedule, request.steps + 1)
+        sigmas = torch.cat((sigmas[:-2], sigmas[-1:]))
+    else:
+        sigmas = spaced(schedule, request.steps)
+    return entry.planned(sigmas, request.steps)
 
 
 def sampler_of(request: GenerationRequest, registry: Registry) -> Sampler:
-    """The step function of a resolved request, with its options filled in."""
+    """The sampler of a resolved request, with its options filled in."""
     entry = registry.sampler(request.sampler)
     options = {name: getattr(request.sampler_options, name) for name in entry.options}
     chosen = {name: value for name, value in options.items() if value is not None}
-    return functools.partial(entry.load(), **chosen)
+    if entry.takes_calls:
+        chosen["calls"] = request.steps
+    return entry.load(chosen)
 
 
 def seeded_noise(
@@ -203,7 +214,7 @@ def _painted(
             break
 
     yield Decoding(images)
-    finished = state.index == run.total
+    finished = run.sampler.is_done(state, run.sigmas)
     latents = state.latents if finished else state.denoised
     assert latents is not None
     for image, picture in zip(images, pictures(run.model.decode(latents)), strict=True):
@@ -220,7 +231,7 @@ def _seed(request: GenerationRequest, image: int) -> int:
 def _step(
     run: _Run, images: tuple[int, ...], state: State, tape: list[Tensor], seconds: float
 ) -> Step:
-    sigma = run.sigmas[state.index]
+    sigma = run.sampler.level(state, run.sigmas)
     timestep = run.model.schedule.timestep(sigma) if sigma > 0 else torch.zeros(())
     return Step(
         images=images,
@@ -253,18 +264,19 @@ def _check_finite(step: Step) -> None:
 
 
 def _groups(
-    request: GenerationRequest, model: Checkpoint, progress: Progress
+    request: GenerationRequest, model: Checkpoint, progress: Progress, adaptive: bool
 ) -> Iterator[tuple[int, ...]]:
     """Which images go through the network together.
 
     One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
+    One at a time too where each image chooses its own steps.
     """
     if progress.state is not None:
         yield progress.images
     left = [i for i in range(request.images) if i not in {*progress.done, *progress.images}]
     assert request.width and request.height
     at_once = 1
-    if model.device.type == "cuda":
+    if model.device.type == "cuda" and not adaptive:
         at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
     for first in range(0, len(left), at_once):
         yield tuple(left[first : first + at_once])

@@ -5,34 +5,64 @@ A Registry is a value handed to the engine. There is no module-global one.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from core.errors import named
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from core.sampling.state import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerEntry:
-    """A sampler on the shelf. `target` is "module:function", a pure step over State."""
+    """A sampler on the shelf. Targets are "module:function"."""
 
     name: str
     title: str
     """What A1111 calls it."""
     help: str
     target: str
-    schedule: str = "karras"
+    """Its pure step over State."""
+    schedule: str = "normal"
     """Its own schedule, used for "automatic"."""
     calls: int = 1
-    """Evaluations of the denoiser a step."""
+    """Evaluations of the denoiser a step, at most."""
     noise: Literal["none", "draws", "brownian"] = "none"
     options: tuple[str, ...] = ()
     """The fields of SamplerOptions it takes."""
+    plan: str | None = None
+    """(sigmas) -> sigmas, for one that walks other levels than the schedule's."""
+    takes_calls: bool = False
+    """Whether `steps` is a budget of network calls, for plan and step."""
+    discards_penultimate: bool = False
+    """Whether its schedule is made one longer, and the last level above 0 left out."""
+    adaptive: bool = False
+    """Whether it chooses its own levels as it goes, one image at a time."""
 
-    def load(self) -> Any:
-        return _loaded(self.target)
+    def load(self, options: Mapping[str, Any]) -> Sampler:
+        """The sampler, with options filled in."""
+        from core.sampling.state import Sampler
+
+        step = functools.partial(_loaded(self.target), **options)
+        if not self.adaptive:
+            return Sampler(step)
+        from core.sampling.dpm_solver import adaptive_is_done, adaptive_level
+
+        return Sampler(step, adaptive_level, adaptive_is_done)
+
+    def planned(self, sigmas: Tensor, steps: int) -> Tensor:
+        """The levels it walks, from those of a schedule."""
+        if self.plan is None:
+            return sigmas
+        plan = _loaded(self.plan)
+        return plan(sigmas, steps) if self.takes_calls else plan(sigmas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,25 +137,27 @@ def built_in() -> Registry:
     return Registry(samplers=Shelf(*_SAMPLERS).closed(), schedules=Shelf(*_SCHEDULES).closed())
 
 
-_STEPS = "core.sampling.samplers:"
+_ONE_STEP = "core.sampling.samplers:"
+_MULTISTEP = "core.sampling.multistep:"
+_STOCHASTIC = "core.sampling.stochastic:"
+_SOLVER = "core.sampling.dpm_solver:"
 _CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
+_NOISY = ("eta", "s_noise")
 
 _SAMPLERS = (
     SamplerEntry(
         name="euler_ancestral",
         title="Euler a",
         help="Euler with fresh noise at every step: lively, never settles as steps grow.",
-        target=_STEPS + "euler_ancestral",
-        schedule="normal",
+        target=_ONE_STEP + "euler_ancestral",
         noise="draws",
-        options=("eta", "s_noise"),
+        options=_NOISY,
     ),
     SamplerEntry(
         name="euler",
         title="Euler",
         help="The simplest: follow the slope to the next noise level. First order.",
-        target=_STEPS + "euler",
-        schedule="normal",
+        target=_ONE_STEP + "euler",
         noise="draws",
         options=_CHURN,
     ),
@@ -133,8 +165,7 @@ _SAMPLERS = (
         name="heun",
         title="Heun",
         help="Euler, then the slope at the far end, averaged. Second order, two calls a step.",
-        target=_STEPS + "heun",
-        schedule="normal",
+        target=_ONE_STEP + "heun",
         calls=2,
         noise="draws",
         options=_CHURN,
@@ -143,26 +174,159 @@ _SAMPLERS = (
         name="ddim",
         title="DDIM",
         help="The first fast sampler; with eta 0 the same walk as Euler, on its own noise levels.",
-        target=_STEPS + "ddim",
+        target=_ONE_STEP + "ddim",
         schedule="ddim_uniform",
         noise="draws",
         options=("eta",),
     ),
     SamplerEntry(
+        name="ddpm",
+        title="DDPM",
+        help="The way back as first derived, with its full noise; wants many steps.",
+        target=_ONE_STEP + "ddpm",
+        noise="draws",
+        options=("s_noise",),
+    ),
+    SamplerEntry(
+        name="plms",
+        title="PLMS",
+        help="Remembers four slopes and weighs them: fourth order from one call a step.",
+        target=_MULTISTEP + "plms",
+        schedule="ddim_uniform",
+        calls=2,
+    ),
+    SamplerEntry(
+        name="lms",
+        title="LMS",
+        help="Like PLMS, with weights that fit uneven noise levels.",
+        target=_MULTISTEP + "lms",
+    ),
+    SamplerEntry(
+        name="dpm_2",
+        title="DPM2",
+        help="The slope at the middle of each step. Second order, two calls a step.",
+        target=_ONE_STEP + "dpm_2",
+        schedule="karras",
+        calls=2,
+        noise="draws",
+        options=_CHURN,
+        discards_penultimate=True,
+    ),
+    SamplerEntry(
+        name="dpm_2_ancestral",
+        title="DPM2 a",
+        help="DPM2 with fresh noise at every step.",
+        target=_ONE_STEP + "dpm_2_ancestral",
+        schedule="karras",
+        calls=2,
+        noise="draws",
+        options=_NOISY,
+        discards_penultimate=True,
+    ),
+    SamplerEntry(
+        name="dpmpp_2s_ancestral",
+        title="DPM++ 2S a",
+        help="Second order in one step, with fresh noise; two calls a step.",
+        target=_STOCHASTIC + "dpmpp_2s_ancestral",
+        schedule="karras",
+        calls=2,
+        noise="draws",
+        options=_NOISY,
+    ),
+    SamplerEntry(
         name="dpmpp_2m",
         title="DPM++ 2M",
         help="Second order from one call a step, by remembering the last estimate.",
-        target=_STEPS + "dpmpp_2m",
+        target=_MULTISTEP + "dpmpp_2m",
         schedule="karras",
+    ),
+    SamplerEntry(
+        name="dpmpp_sde",
+        title="DPM++ SDE",
+        help="Noise along a Brownian path, twice a step: detailed; two calls a step.",
+        target=_STOCHASTIC + "dpmpp_sde",
+        schedule="karras",
+        calls=2,
+        noise="brownian",
+        options=_NOISY,
     ),
     SamplerEntry(
         name="dpmpp_2m_sde",
         title="DPM++ 2M SDE",
         help="DPM++ 2M with noise along a Brownian path: detailed at few steps.",
-        target=_STEPS + "dpmpp_2m_sde",
+        target=_STOCHASTIC + "dpmpp_2m_sde",
         schedule="exponential",
         noise="brownian",
-        options=("eta", "s_noise"),
+        options=_NOISY,
+    ),
+    SamplerEntry(
+        name="dpmpp_2m_sde_heun",
+        title="DPM++ 2M SDE Heun",
+        help="The same with another second-order term.",
+        target=_STOCHASTIC + "dpmpp_2m_sde_heun",
+        schedule="exponential",
+        noise="brownian",
+        options=_NOISY,
+    ),
+    SamplerEntry(
+        name="dpmpp_3m_sde",
+        title="DPM++ 3M SDE",
+        help="Third order, remembering two estimates; wants 30 steps or more.",
+        target=_STOCHASTIC + "dpmpp_3m_sde",
+        schedule="exponential",
+        noise="brownian",
+        options=_NOISY,
+        discards_penultimate=True,
+    ),
+    SamplerEntry(
+        name="dpm_fast",
+        title="DPM fast",
+        help="Third order within a budget: steps are network calls, spent three at a time.",
+        target=_SOLVER + "dpm_fast",
+        schedule="karras",
+        calls=3,
+        noise="draws",
+        options=_NOISY,
+        plan=_SOLVER + "dpm_fast_plan",
+        takes_calls=True,
+    ),
+    SamplerEntry(
+        name="dpm_adaptive",
+        title="DPM adaptive",
+        help="Chooses its own steps by the error it makes; the number of steps has no say.",
+        target=_SOLVER + "dpm_adaptive",
+        schedule="karras",
+        calls=3,
+        noise="draws",
+        options=_NOISY,
+        adaptive=True,
+    ),
+    SamplerEntry(
+        name="unipc",
+        title="UniPC",
+        help="Predicts, then corrects with the very estimate that the next step needs anyway.",
+        target=_MULTISTEP + "unipc",
+        schedule="karras",
+    ),
+    SamplerEntry(
+        name="lcm",
+        title="LCM",
+        help="For models and LoRAs distilled to a few steps: jump to the estimate, noise it again.",
+        target=_ONE_STEP + "lcm",
+        schedule="sgm_uniform",
+        noise="draws",
+        options=("s_noise",),
+    ),
+    SamplerEntry(
+        name="restart",
+        title="Restart",
+        help="Heun that goes back up to more noise once or twice and down again (from 20 steps).",
+        target=_ONE_STEP + "restart",
+        schedule="karras",
+        calls=2,
+        noise="draws",
+        options=("s_noise",),
+        plan=_ONE_STEP + "restart_plan",
     ),
 )
 
@@ -182,9 +346,21 @@ _SCHEDULES = (
         target=_SPACING + "exponential",
     ),
     ScheduleEntry(
+        name="polyexponential",
+        title="Polyexponential",
+        help="Exponential, bent by a power that A1111 leaves at 1: the same levels.",
+        target=_SPACING + "polyexponential",
+    ),
+    ScheduleEntry(
         name="normal",
         title="Normal",
-        help="Even steps in the training timestep; what A1111 calls uniform.",
+        help="Even steps in the training timestep.",
+        target=_SPACING + "normal",
+    ),
+    ScheduleEntry(
+        name="uniform",
+        title="Uniform",
+        help="k-diffusion's own: the same levels as Normal for these models.",
         target=_SPACING + "normal",
     ),
     ScheduleEntry(
@@ -204,5 +380,29 @@ _SCHEDULES = (
         title="DDIM",
         help="DDIM's own grid: every (1000 // steps)-th timestep, plus one.",
         target=_SPACING + "ddim_uniform",
+    ),
+    ScheduleEntry(
+        name="align_your_steps",
+        title="Align Your Steps",
+        help="Levels that were optimised for about ten steps: arXiv:2404.14507.",
+        target=_SPACING + "align_your_steps",
+    ),
+    ScheduleEntry(
+        name="kl_optimal",
+        title="KL Optimal",
+        help="Even in arctan sigma; ends at the lowest level, not at 0.",
+        target=_SPACING + "kl_optimal",
+    ),
+    ScheduleEntry(
+        name="beta",
+        title="Beta",
+        help="More steps at both ends: arXiv:2407.12173.",
+        target=_SPACING + "beta",
+    ),
+    ScheduleEntry(
+        name="linear_quadratic",
+        title="Linear Quadratic",
+        help="Falls slowly at first, then ever faster: arXiv:2410.13720.",
+        target=_SPACING + "linear_quadratic",
     ),
 )

@@ -168,7 +168,9 @@ class _Rebuild:
         assert self.state is not None and self.sigmas is not None and self.noise is not None
         answers = iter(estimates)
         sampler = sampler_of(self.request, self.registry)
-        self.state = sampler(lambda x, sigma: next(answers), self.state, self.sigmas, self.noise)
+        self.state = sampler.step(
+            lambda x, sigma: next(answers), self.state, self.sigmas, self.noise
+        )
 
 
 def _to_record(event: Event) -> tuple[Json, bytes]:

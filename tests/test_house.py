@@ -29,7 +29,7 @@ ROOMS = {
     "core.settings": (PLAIN, ""),
     "core.probe": (PLAIN, "torch"),
     "core.nn": (PLAIN, TORCH),
-    "core.sampling": (f"{PLAIN} core.nn", f"{TORCH} torchsde"),
+    "core.sampling": (f"{PLAIN} core.nn", f"{TORCH} numpy scipy torchsde"),
     "core.images": (PLAIN, f"{TORCH} numpy PIL"),
     # Conditioning, which sampling reads, is what text makes.
     "core.text": (
@@ -41,7 +41,8 @@ ROOMS = {
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters",
         f"{TORCH} safetensors transformers",
     ),
-    "core.registry": (PLAIN, ""),
+    # Shelf entries load what they name when they are asked for it.
+    "core.registry": (f"{PLAIN} core.sampling", ""),
     "core.resolve": (f"{PLAIN} core.registry core.models.catalog core.text.prompt", ""),
     "core.generate": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"

@@ -39,6 +39,9 @@ OPTIONS = {
 }
 """Field of SamplerOptions -> A1111's key and the default it leaves out, in A1111's order."""
 
+WITHOUT_NOISE = ("ddim", "dpm_fast", "dpm_adaptive")
+"""Samplers whose eta is 0 unless it is set."""
+
 
 @dataclass(frozen=True)
 class Infotext:
@@ -109,8 +112,8 @@ def _option_fields(request: GenerationRequest, sampler: SamplerEntry) -> dict[st
     fields = {}
     for name, (key, default) in OPTIONS.items():
         value = getattr(request.sampler_options, name)
-        if name == "eta" and sampler.name == "ddim":
-            key, default = "Eta DDIM", 0.0
+        if name == "eta" and sampler.name in WITHOUT_NOISE:
+            key, default = ("Eta DDIM" if sampler.name == "ddim" else key), 0.0
         if name in sampler.options and value is not None and value != default:
             fields[key] = _number(value)
     return fields
@@ -361,7 +364,7 @@ def _split(name: str, registry: Registry) -> tuple[str, str | None]:
 
 def _schedule_name(title: str, registry: Registry) -> str:
     """Raises RequestError naming all schedules there are."""
-    return registry.schedule("normal" if title.casefold() == "uniform" else title).name
+    return registry.schedule(title).name
 
 
 def _sigmas(left: dict[str, str], notes: list[str]) -> dict[str, Any]:

@@ -1,16 +1,20 @@
-"""Samplers: one pure function each, from the state before an interval to the state after it.
+"""One-step samplers: pure functions from the state before an interval to the state after it.
 
-x, D and d are latents, the denoiser's estimate and the slope (x − D) / sigma, as in the papers.
-All work on x = x0 + sigma · noise. Sources: arXiv:2206.00364 (Karras et al., "EDM"),
-arXiv:2211.01095 (Lu et al., "DPM-Solver++"), arXiv:2010.02502 (Song et al., "DDIM").
+They remember nothing from one interval to the next. x, D and d are latents, the denoiser's
+estimate and the slope (x − D) / sigma, as in the papers; all work on x = x0 + sigma · noise.
+Sources: arXiv:2206.00364 (Karras et al., "EDM"), arXiv:2010.02502 (Song et al., "DDIM"),
+arXiv:2006.11239 (Ho et al., "DDPM"), arXiv:2206.00927 (Lu et al., "DPM-Solver"),
+arXiv:2310.04378 (Luo et al., "LCM"), arXiv:2306.14878 (Xu et al., "Restart").
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
+from core.sampling.schedule import spaced_karras
 from core.sampling.state import Denoiser, Noise, State
 
 
@@ -26,8 +30,8 @@ def euler(
     s_noise: float = 1.0,
 ) -> State:
     """One first-order step of the probability-flow ODE: EDM, algorithm 2 without correction."""
-    sigma, sigma_next = sigmas[state.index : state.index + 2]
-    x, sigma, draws = _churned(state, sigmas, noise, s_churn, s_tmin, s_tmax, s_noise)
+    sigma_next = sigmas[state.index + 1]
+    x, sigma, draws = churned(state, sigmas, noise, s_churn, s_tmin, s_tmax, s_noise)
     denoised = denoise(x, sigma)
     latents = denoised + sigma_next / sigma * (x - denoised)
     return state.next(latents, denoised, draws=draws)
@@ -47,10 +51,7 @@ def euler_ancestral(
     down, up = ancestral(sigma, sigma_next, eta)
     denoised = denoise(state.latents, sigma)
     latents = denoised + down / sigma * (state.latents - denoised)
-    if up == 0:
-        return state.next(latents, denoised)
-    latents = latents + noise.draw(state.draws) * (s_noise * up)
-    return state.next(latents, denoised, draws=1)
+    return lifted(state, latents, denoised, up, s_noise, noise)
 
 
 def ddim(
@@ -61,6 +62,25 @@ def ddim(
     Divided by √ᾱ, its update is the ancestral Euler step: their sigma_t / √ᾱ' is `up`.
     """
     return euler_ancestral(denoise, state, sigmas, noise, eta=eta)
+
+
+def ddpm(
+    denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise, *, s_noise: float = 1.0
+) -> State:
+    """DDPM, algorithm 2 with the posterior variance of equation 7, over any levels.
+
+    It is DDIM with eta 1, and so the ancestral Euler step.
+    """
+    return euler_ancestral(denoise, state, sigmas, noise, s_noise=s_noise)
+
+
+def lcm(
+    denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise, *, s_noise: float = 1.0
+) -> State:
+    """LCM, algorithm 3: jump to the estimate, then noise it to the next level."""
+    sigma, sigma_next = sigmas[state.index : state.index + 2]
+    denoised = denoise(state.latents, sigma)
+    return lifted(state, denoised, denoised, sigma_next, s_noise, noise)
 
 
 def heun(
@@ -75,8 +95,8 @@ def heun(
     s_noise: float = 1.0,
 ) -> State:
     """EDM, algorithm 2: the slopes at both ends, averaged; Euler where the end is 0."""
-    sigma, sigma_next = sigmas[state.index : state.index + 2]
-    x, sigma, draws = _churned(state, sigmas, noise, s_churn, s_tmin, s_tmax, s_noise)
+    sigma_next = sigmas[state.index + 1]
+    x, sigma, draws = churned(state, sigmas, noise, s_churn, s_tmin, s_tmax, s_noise)
     denoised = denoise(x, sigma)
     slope = (x - denoised) / sigma
     latents = x + slope * (sigma_next - sigma)
@@ -86,20 +106,26 @@ def heun(
     return state.next(latents, denoised, draws=draws)
 
 
-def dpmpp_2m(denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise) -> State:
-    """DPM-Solver++, algorithm 2 (second-order multistep), in λ = −log sigma."""
-    sigma, sigma_next = sigmas[state.index : state.index + 2]
-    denoised = denoise(state.latents, sigma)
-    estimate = denoised
-    if sigma_next > 0 and state.memory:
-        h_last = (sigmas[state.index - 1] / sigma).log()
-        r = h_last / (sigma / sigma_next).log()
-        estimate = denoised + (denoised - state.memory[0]) / (2 * r)
-    latents = sigma_next / sigma * state.latents + (1 - sigma_next / sigma) * estimate
-    return state.next(latents, denoised, memory=(denoised,))
+def dpm_2(
+    denoise: Denoiser,
+    state: State,
+    sigmas: Tensor,
+    noise: Noise,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> State:
+    """The slope at the middle of the interval in log sigma, as in DPM-Solver-2; Euler to 0."""
+    sigma_next = sigmas[state.index + 1]
+    x, sigma, draws = churned(state, sigmas, noise, s_churn, s_tmin, s_tmax, s_noise)
+    denoised = denoise(x, sigma)
+    latents = _midpoint(denoise, x, denoised, sigma, sigma_next)
+    return state.next(latents, denoised, draws=draws)
 
 
-def dpmpp_2m_sde(
+def dpm_2_ancestral(
     denoise: Denoiser,
     state: State,
     sigmas: Tensor,
@@ -108,21 +134,45 @@ def dpmpp_2m_sde(
     eta: float = 1.0,
     s_noise: float = 1.0,
 ) -> State:
-    """SDE-DPM-Solver++(2M), midpoint form; DPM-Solver++, section 5, with noise scaled by eta."""
+    """`dpm_2` down to a lower level than the next, then fresh noise up to it."""
     sigma, sigma_next = sigmas[state.index : state.index + 2]
+    down, up = ancestral(sigma, sigma_next, eta)
     denoised = denoise(state.latents, sigma)
-    if sigma_next == 0:
-        return state.next(denoised, denoised, memory=(denoised,))
-    h = (sigma / sigma_next).log()
-    share = -(-h * (1 + eta)).expm1()
-    latents = sigma_next / sigma * (-eta * h).exp() * state.latents + share * denoised
-    if state.memory:
-        r = (sigmas[state.index - 1] / sigma).log() / h
-        latents = latents + share / (2 * r) * (denoised - state.memory[0])
-    if eta:
-        fresh = noise.brownian(sigma, sigma_next)
-        latents = latents + fresh * (sigma_next * (-(-2 * eta * h).expm1()).sqrt() * s_noise)
-    return state.next(latents, denoised, memory=(denoised,))
+    latents = _midpoint(denoise, state.latents, denoised, sigma, down)
+    return lifted(state, latents, denoised, up, s_noise, noise)
+
+
+def restart(
+    denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise, *, s_noise: float = 1.0
+) -> State:
+    """Restart, algorithm 1: Heun on the way down, fresh noise where the levels rise again.
+
+    `restart_plan` makes such levels. A rising interval costs no network call.
+    """
+    sigma, sigma_next = sigmas[state.index : state.index + 2]
+    if sigma_next <= sigma:
+        return heun(denoise, state, sigmas, noise)
+    estimate = state.latents if state.denoised is None else state.denoised
+    up = (sigma_next**2 - sigma**2).sqrt()
+    return lifted(state, state.latents, estimate, up, s_noise, noise)
+
+
+def restart_plan(sigmas: Tensor) -> Tensor:
+    """Levels with the restart that A1111 plans: from about 0.1 back up to about 2.
+
+    Below 20 steps none, from 20 on once with 9 + 1 levels, from 36 on twice with a quarter of the
+    steps each. Where there is a restart the rest is Karras-spaced, so the total stays `steps`.
+    """
+    steps = len(sigmas) - 1
+    if steps < 20:
+        return sigmas
+    length, times = (steps // 4, 2) if steps >= 36 else (9, 1)
+    main = spaced_karras(float(sigmas[-2]), float(sigmas[0]), steps - length * times)
+    low, high = (int((main - level).abs().argmin()) for level in (0.1, 2.0))
+    if high >= low:
+        return main
+    again = spaced_karras(float(main[low]), float(main[high]), length + 1)[:-1]
+    return torch.cat((main[: low + 1], *[again] * times, main[low + 1 :]))
 
 
 def ancestral(sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Tensor]:
@@ -135,7 +185,23 @@ def ancestral(sigma: Tensor, sigma_next: Tensor, eta: float) -> tuple[Tensor, Te
     return (sigma_next**2 - up**2).clamp(min=0).sqrt(), up
 
 
-def _churned(
+def lifted(
+    state: State,
+    latents: Tensor,
+    denoised: Tensor,
+    up: Tensor,
+    s_noise: float,
+    noise: Noise,
+    memory: tuple[Tensor, ...] = (),
+) -> State:
+    """The next state with noise of `up` added; nothing is drawn where that is 0."""
+    if up == 0:
+        return state.next(latents, denoised, memory)
+    latents = latents + noise.draw(state.draws) * (s_noise * up)
+    return state.next(latents, denoised, memory, draws=1)
+
+
+def churned(
     state: State,
     sigmas: Tensor,
     noise: Noise,
@@ -144,12 +210,24 @@ def _churned(
     s_tmax: float,
     s_noise: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Latents lifted to a noisier level, that level, and the draws used; EDM, algorithm 2."""
+    """Latents stirred up to a noisier level, that level, and the draws used; EDM, algorithm 2."""
     sigma = sigmas[state.index]
     intervals = len(sigmas) - 1
     gamma = min(s_churn / intervals, 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
     if gamma <= 0:
         return state.latents, sigma, 0
-    lifted = sigma * (1 + gamma)
+    higher = sigma * (1 + gamma)
     stirred = noise.draw(state.draws) * s_noise
-    return state.latents + stirred * (lifted**2 - sigma**2).sqrt(), lifted, 1
+    return state.latents + stirred * (higher**2 - sigma**2).sqrt(), higher, 1
+
+
+def _midpoint(
+    denoise: Denoiser, x: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor
+) -> Tensor:
+    """x at sigma_next, by the slope at the geometric mean of both levels; Euler to 0."""
+    slope = (x - denoised) / sigma
+    if sigma_next > 0:
+        middle = (sigma * sigma_next).sqrt()
+        x_middle = x + slope * (middle - sigma)
+        slope = (x_middle - denoise(x_middle, middle)) / middle
+    return x + slope * (sigma_next - sigma)

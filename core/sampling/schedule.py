@@ -1,7 +1,7 @@
 """Training noise levels, and how n of them are chosen for a run.
 
 A noise level is sigma: x = x0 + sigma · noise, the variance-exploding form of arXiv:2206.00364.
-Every spacing returns falling sigmas with a 0 at the end, so n intervals have n + 1 levels.
+Every spacing returns falling sigmas, n + 1 for n intervals, and all but `kl_optimal` end at 0.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.errors import RequestError
+
+ALIGNED_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+ALIGNED_XL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
+"""arXiv:2404.14507, the levels its authors publish for ten steps."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Schedule:
     """The noise levels a model was trained on: sigmas (t,) float32, rising with the timestep."""
 
     sigmas: Tensor
+    aligned: tuple[float, ...] = ALIGNED_SD1
+    """The eleven levels that `align_your_steps` interpolates."""
 
     @property
     def sigma_min(self) -> float:
@@ -73,16 +80,27 @@ def _ended(sigmas: Tensor) -> Tensor:
     return torch.cat((sigmas.float(), torch.zeros(1)))
 
 
-def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
-    """Even in sigma^(1/rho); arXiv:2206.00364, equation 5."""
-    low, high = schedule.sigma_min ** (1 / rho), schedule.sigma_max ** (1 / rho)
-    return _ended((high + torch.linspace(0, 1, steps) * (low - high)) ** rho)
+def spaced_karras(low: float, high: float, steps: int, rho: float = 7.0) -> Tensor:
+    """Even in sigma^(1/rho) between two levels, with 0 after them; arXiv:2206.00364, equation 5."""
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    return _ended((first + torch.linspace(0, 1, steps) * (last - first)) ** rho)
+
+
+def karras(schedule: Schedule, steps: int) -> Tensor:
+    """Even in sigma^(1/7)."""
+    return spaced_karras(schedule.sigma_min, schedule.sigma_max, steps)
 
 
 def exponential(schedule: Schedule, steps: int) -> Tensor:
     """Even in log sigma."""
     high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
     return _ended(torch.linspace(high, low, steps).exp())
+
+
+def polyexponential(schedule: Schedule, steps: int, rho: float = 1.0) -> Tensor:
+    """Even in log sigma, bent by a power; with rho 1 the exponential one."""
+    high, low = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
+    return _ended((torch.linspace(1, 0, steps) ** rho * (high - low) + low).exp())
 
 
 def normal(schedule: Schedule, steps: int) -> Tensor:
@@ -113,6 +131,46 @@ def ddim_uniform(schedule: Schedule, steps: int) -> Tensor:
         raise RequestError(f"the DDIM schedule has at most {count} steps, not {steps}", "steps")
     grid = torch.arange(steps) * (count // steps) + 1
     return _ended(schedule.sigmas[grid.clamp(max=count - 1)].flip(0))
+
+
+def align_your_steps(schedule: Schedule, steps: int) -> Tensor:
+    """The published levels, interpolated in log sigma; arXiv:2404.14507."""
+    knots = np.log(np.array(schedule.aligned))
+    places = np.linspace(0, 1, steps)
+    levels = np.exp(np.interp(places, np.linspace(0, 1, len(knots)), knots))
+    return _ended(torch.from_numpy(levels))
+
+
+def kl_optimal(schedule: Schedule, steps: int) -> Tensor:
+    """Even in arctan sigma, down to the lowest level, not to 0; arXiv:2404.14507, section 3.1."""
+    high, low = math.atan(schedule.sigma_max), math.atan(schedule.sigma_min)
+    return torch.linspace(high, low, steps + 1).tan()
+
+
+def beta(schedule: Schedule, steps: int, alpha: float = 0.6) -> Tensor:
+    """Quantiles of the Beta(0.6, 0.6) distribution between the two end levels.
+
+    arXiv:2407.12173 spaces timesteps so; A1111, which is followed here, the levels themselves.
+    """
+    from scipy.special import betaincinv
+
+    shares = betaincinv(alpha, alpha, 1 - np.linspace(0, 1, steps))
+    low, high = schedule.sigma_min, schedule.sigma_max
+    return _ended(torch.from_numpy(low + shares * (high - low)))
+
+
+def linear_quadratic(schedule: Schedule, steps: int, threshold: float = 0.025) -> Tensor:
+    """Half the steps fall evenly by 2.5 % in all, the rest ever faster; arXiv:2410.13720, 3.4.2."""
+    if steps == 1:
+        return _ended(torch.tensor([schedule.sigma_max]))
+    linear = steps // 2
+    rest = steps - linear
+    beyond = linear - threshold * steps
+    square = beyond / (linear * rest**2)
+    slope = threshold / linear - 2 * beyond / rest**2
+    fallen = [i * threshold / linear for i in range(linear)]
+    fallen += [square * i**2 + slope * i + square * linear**2 for i in range(linear, steps)]
+    return _ended((1 - torch.tensor(fallen, dtype=torch.float64)) * schedule.sigma_max)
 
 
 def given(sigmas: tuple[float, ...]) -> Tensor:

@@ -31,6 +31,10 @@ class State:
     draws: int = 1
     """How far each image's noise stream has been used; draw 0 is the initial noise."""
 
+    def remembering(self, memory: tuple[Tensor, ...]) -> State:
+        """The same state with another memory."""
+        return replace(self, memory=memory)
+
     def next(
         self,
         latents: Tensor,
@@ -59,7 +63,26 @@ class Noise(Protocol):
         """The Brownian path's increment between two noise levels, scaled to unit variance."""
 
 
-Sampler: TypeAlias = Callable[[Denoiser, State, Tensor, Noise], State]
+SamplerStep: TypeAlias = Callable[[Denoiser, State, Tensor, Noise], State]
+"""(denoise, state, sigmas, noise) -> the state one interval on."""
+
+
+def _listed_level(state: State, sigmas: Tensor) -> Tensor:
+    return sigmas[state.index]
+
+
+def _past_the_list(state: State, sigmas: Tensor) -> bool:
+    return state.index >= len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A step, and how its walk is measured: by the list of levels, unless it chooses its own."""
+
+    step: SamplerStep
+    level: Callable[[State, Tensor], Tensor] = _listed_level
+    """The noise level of a state's latents, ()."""
+    is_done: Callable[[State, Tensor], bool] = _past_the_list
 
 
 def walk(
@@ -74,8 +97,8 @@ def walk(
     Args:
         denoiser_at: interval -> the denoiser for all evaluations of that interval, since a prompt
             may change from one interval to the next but never inside one.
-        sigmas: (n+1,) falling noise levels, the last one 0.
+        sigmas: (n+1,) noise levels.
     """
-    while state.index < len(sigmas) - 1:
-        state = sampler(denoiser_at(state.index), state, sigmas, noise)
+    while not sampler.is_done(state, sigmas):
+        state = sampler.step(denoiser_at(state.index), state, sigmas, noise)
         yield state

@@ -81,12 +81,13 @@ def test_a_replay_is_the_run_and_resuming_it_anywhere_ends_in_the_same_bits(
     for one, other in zip(events, again, strict=True):
         assert_same(one, other)
     assert isinstance(events[0], Started)
-    for k in range(request.steps + 1):
+    steps = sum(isinstance(e, Step) for e in events) - 1
+    for k in range(steps + 1):
         state = step_at(path, REGISTRY, 0, k).state
         progress = Progress(images=(0,), state=state)
         rest = list(generate(events[0].request, house, progress=progress))
         assert pictures(rest) == pictures(events)
-        assert sum(isinstance(e, Step) for e in rest) == request.steps - k
+        assert sum(isinstance(e, Step) for e in rest) == steps - k
 
 
 def assert_same(one: Event, other: Event) -> None:

@@ -14,6 +14,7 @@ from core.errors import RequestError
 from core.images.infotext import (
     MAX_LENGTH,
     VERSION,
+    WITHOUT_NOISE,
     Infotext,
     _pairs,
     quoted,
@@ -202,15 +203,17 @@ def test_noise_of_a_gpu_can_not_be_had_and_is_the_silent_default_of_old_texts():
     ("typed", "sampler", "schedule", "noted"),
     [
         ("Sampler: DPM++ 2M, Schedule type: Automatic", "dpmpp_2m", "automatic", None),
-        ("Sampler: Euler a, Schedule type: Uniform", "euler_ancestral", "normal", None),
+        ("Sampler: Euler a, Schedule type: Uniform", "euler_ancestral", "uniform", None),
         ("Sampler: euler, Schedule type: exponential", "euler", "exponential", None),
         ("Sampler: DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential", None),
         ("Sampler: Euler a", "euler_ancestral", "automatic", None),
         ("Sampler: DDIM", "ddim", "automatic", None),
         ("Sampler: DPM++ 2M", "dpmpp_2m", "normal", "Schedule type"),
-        ("Sampler: LMS Karras", "euler_ancestral", "karras", "Sampler"),
-        ("Sampler: Restart, Schedule type: Beta", "euler_ancestral", "automatic", "Restart"),
-        ("Sampler: Euler, Schedule type: Beta", "euler", "automatic", "Schedule type"),
+        ("Sampler: LMS Karras", "lms", "karras", None),
+        ("Sampler: Nonesuch Karras", "euler_ancestral", "karras", "Sampler"),
+        ("Sampler: Restart, Schedule type: Beta", "restart", "beta", None),
+        ("Sampler: Odd, Schedule type: Strange", "euler_ancestral", "automatic", "Odd"),
+        ("Sampler: Euler, Schedule type: Strange", "euler", "automatic", "Schedule type"),
     ],
 )
 def test_samplers_and_schedules_by_all_their_names(typed, sampler, schedule, noted):
@@ -292,7 +295,7 @@ def requests(draw):
 def in_full(request: GenerationRequest) -> GenerationRequest:
     """Every default spelled out."""
     sampler = REGISTRY.sampler(request.sampler)
-    defaults = {"eta": 0.0 if sampler.name == "ddim" else 1.0}
+    defaults = {"eta": 0.0 if sampler.name in WITHOUT_NOISE else 1.0}
     defaults |= {"s_churn": 0.0, "s_tmin": 0.0, "s_noise": 1.0}
     given_options = request.sampler_options
     missing = {k: v for k, v in defaults.items() if getattr(given_options, k) is None}
