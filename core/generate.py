@@ -29,7 +29,6 @@ from core.sampling.noise import SeededNoise
 from core.sampling.prediction import Predictor
 from core.sampling.schedule import Schedule, given
 from core.sampling.state import Denoiser, Sampler, State, walk
-from core.text.encode import encode
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,7 @@ class _Run:
 
 def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint) -> _Run:
     sigmas = sigmas_of(request, registry, model.schedule)
-    positive, negative = encode(
-        request.prompt,
-        request.negative_prompt,
-        model.text,
-        len(sigmas) - 1,
-        tokenizer=model.tokenizer,
-    )
+    positive, negative = model.prompts(request, len(sigmas) - 1)
     predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
     sampler = sampler_of(request, registry)
     return _Run(request, model, sampler, sigmas, predictor, positive, negative)

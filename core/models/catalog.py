@@ -11,9 +11,11 @@ from core.errors import FileError, named
 from core.models.family import Card, Family, read_card, recognised
 from core.models.files import read_header
 from core.models.sd1 import SD1
+from core.models.sd2 import SD2
+from core.models.sdxl import SDXL, SDXL_REFINER
 from core.settings import Settings
 
-FAMILIES: tuple[Family, ...] = (SD1,)
+FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 CHECKPOINT_FOLDERS = ("Stable-diffusion", "checkpoints")
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import FileError
 from core.models.files import Header
@@ -26,6 +26,24 @@ CONFIG_KEY = "vitrine.config"
 
 
 @dataclass(frozen=True)
+class TextPart:
+    """One text encoder inside a file, and how its family reads it."""
+
+    prefixes: tuple[str, ...]
+    """Where its weights may lie; the first that is there counts."""
+    layout: Literal["hf", "open_clip"] = "hf"
+    layer: int = -1
+    """Which layer's output is read, from the end."""
+    final_norm: bool = True
+    pooled: bool = False
+
+    def prefix(self, header: Header) -> str | None:
+        """Where it lies in this file; None if it does not."""
+        places = (p for p in self.prefixes if any(name.startswith(p) for name in header.tensors))
+        return next(places, None)
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of models."""
 
@@ -34,12 +52,20 @@ class Family:
     size: int
     """Pixels on each side that the published models paint best."""
     matches: Callable[[Header], bool]
-    text_prefix: str
-    """Where the text encoder's weights lie in a single file."""
+    text: tuple[TextPart, ...]
+    """Its text encoders; several are read side by side."""
     latent_scale: float
     """Latents as the U-Net sees them are the VAE's times this."""
-    heads: int | None
+    heads: int | None = None
     """Attention heads of the U-Net; None: channels / 64."""
+    numbers: Callable[[int, int, bool], tuple[float, ...]] | None = None
+    """(width, height, is negative) -> what its U-Net is told beside the pooled text; XL only."""
+    empty_is_zero: bool = False
+    """Whether an empty negative prompt is encoded as zeros."""
+    may_predict_v: bool = False
+    """Whether its files predict eps or v without saying so in their keys."""
+    aligned: tuple[float, ...] | None = None
+    """Levels of the align-your-steps schedule, where they are its own."""
 
 
 @dataclass(frozen=True)
@@ -193,17 +219,14 @@ def _what_it_is(header: Header) -> str:
     def has(*beginnings: str) -> bool:
         return any(name.startswith(beginnings) for name in header.tensors)
 
-    context = header.shape(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     if has("lora_", "unet.", "base_model.model."):
         return "is a LoRA, not a checkpoint: put it into models/Lora"
     if has("emb_params", "clip_l", "clip_g", "string_to_param"):
         return "is an embedding, not a checkpoint: put it into embeddings"
     if has("control_model.", "controlnet_", "input_hint_block."):
         return "is a ControlNet, not a checkpoint"
-    if has("conditioner."):
-        return "looks like an SDXL checkpoint, which this version does not read"
-    if context and context[1] == 1024:
-        return "looks like an SD 2.x checkpoint, which this version does not read"
+    if has(UNET) and not has("cond_stage_model.", "conditioner."):
+        return "has a U-Net but no text encoder inside, so it can't read a prompt"
     if has(UNET):
         return "has a U-Net of no family that this version reads"
     if has("encoder.", "decoder."):

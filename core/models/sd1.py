@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from core.models.family import UNET, Family
+from core.models.family import UNET, Family, TextPart
 from core.models.files import Header
 
 TEXT = "cond_stage_model.transformer."
 
 
 def matches(header: Header) -> bool:
-    """A 4-channel U-Net that projects by convolutions, beside a CLIP of transformers' names."""
-    first = UNET + "input_blocks.1.1."
-    projection = header.shape(first + "proj_in.weight")
-    channels = header.shape(UNET + "input_blocks.0.0.weight")
-    embedding = header.shape(TEXT + "text_model.embeddings.token_embedding.weight")
-    context = header.shape(first + "transformer_blocks.0.attn2.to_k.weight")
+    """A U-Net that projects by convolutions, beside a CLIP of transformers' names."""
+    projection = header.shape(UNET + "input_blocks.1.1.proj_in.weight")
     return (
         projection is not None
         and len(projection) == 4
-        and channels is not None
-        and channels[1] == 4
-        and embedding is not None
-        and context is not None
-        and context[1] == embedding[1]
+        and any(name.startswith(TEXT) for name in header.tensors)
     )
 
 
@@ -31,7 +23,7 @@ SD1 = Family(
     title="SD 1.x",
     size=512,
     matches=matches,
-    text_prefix=TEXT,
+    text=(TextPart((TEXT,)),),
     latent_scale=0.18215,
     heads=8,
 )

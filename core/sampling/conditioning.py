@@ -5,7 +5,7 @@ It does not know where encodings come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ class Conditioning:
     context: Tensor
     """(b n d) float32; b is 1 for a prompt that all images share."""
     pooled: Tensor | None = None
-    """(b d) float32."""
+    """(b d) float32; for XL with the embedded sizes behind it."""
     concat: Tensor | None = None
     """(b c h w): channels put beside the latents."""
 
@@ -35,6 +35,14 @@ class Conditioning:
             rows(self.context),
             None if self.pooled is None else rows(self.pooled),
             None if self.concat is None else rows(self.concat),
+        )
+
+    def zeroed(self) -> Conditioning:
+        """Zeros in place of what the text encoders said."""
+        return Conditioning(
+            torch.zeros_like(self.context),
+            None if self.pooled is None else torch.zeros_like(self.pooled),
+            self.concat,
         )
 
     @staticmethod
@@ -67,3 +75,14 @@ class PromptOverTime:
     def at(self, index: int) -> tuple[Weighted, ...]:
         """What guides interval `index`, from 0."""
         return self.intervals[index]
+
+    def mapped(self, change: Callable[[Conditioning], Conditioning]) -> PromptOverTime:
+        """`change` applied once to each distinct conditioning; the same stay the same."""
+        changed: dict[int, Conditioning] = {}
+        for interval in self.intervals:
+            for conditioning, _ in interval:
+                if id(conditioning) not in changed:
+                    changed[id(conditioning)] = change(conditioning)
+        return PromptOverTime(
+            tuple(tuple((changed[id(c)], weight) for c, weight in i) for i in self.intervals)
+        )

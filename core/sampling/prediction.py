@@ -60,10 +60,15 @@ class Predictor:
             (b c h w) float32.
         """
         timestep = self.schedule.timestep(sigma).to(x.device).expand(x.shape[0])
+        scaled = variance_preserving(x, sigma)
+        if conditioning.concat is not None:
+            scaled = torch.cat((scaled, conditioning.concat.to(scaled)), dim=1)
+        pooled = conditioning.pooled
         output = self.network(
-            variance_preserving(x, sigma).to(self.dtype),
+            scaled.to(self.dtype),
             timestep,
             conditioning.context.to(x.device, self.dtype),
+            None if pooled is None else pooled.to(x.device, self.dtype),
             attending=self.attending,
         )
         return self.prediction.denoised(x, sigma, output.float())

@@ -17,8 +17,7 @@ from torch import Tensor
 from core.errors import RequestError
 
 ALIGNED_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
-ALIGNED_XL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
-"""arXiv:2404.14507, the levels its authors publish for ten steps."""
+"""arXiv:2404.14507, the levels its authors publish for SD 1.x."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,30 @@ class Schedule:
         return torch.lerp(logs[low], logs[low + 1], timestep - low).exp()
 
 
-def scaled_linear(start: float = 0.00085, end: float = 0.012, timesteps: int = 1000) -> Schedule:
+LAST_KEPT = 4.8973451890853435e-08
+"""ᾱ at the last timestep of a zero-terminal-SNR schedule: 0 would be an infinite sigma."""
+
+
+def scaled_linear(
+    start: float = 0.00085,
+    end: float = 0.012,
+    timesteps: int = 1000,
+    *,
+    zero_terminal_snr: bool = False,
+    aligned: tuple[float, ...] = ALIGNED_SD1,
+) -> Schedule:
     """Betas even in their square root: what every SD 1.x, 2.x and XL model was trained on.
 
     sigma² = (1 - ᾱ) / ᾱ with ᾱ the running product of 1 - beta; arXiv:2006.11239, section 2.
+    With `zero_terminal_snr` √ᾱ is shifted and scaled to end at 0; arXiv:2305.08891, algorithm 1.
     """
     betas = torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, dim=0)
-    return Schedule(((1 - kept) / kept).sqrt().float())
+    if zero_terminal_snr:
+        roots = kept.sqrt()
+        kept = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        kept[-1] = LAST_KEPT
+    return Schedule(((1 - kept) / kept).sqrt().float(), aligned)
 
 
 def noised(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
