@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--schedule", help="automatic, " + ", ".join(registry.schedules))
     parser.add_argument("--images", type=int)
     parser.add_argument("--device", help="automatic, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--root", type=Path, default=Path.cwd(), help="where models/ lies")
+    home = Path(__file__).parents[1]
+    parser.add_argument("--root", type=Path, default=home, help=f"where models/ lies ({home})")
     return parser
 
 

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEPT_JOBS = 32
+KEPT_JOBS = 16
 """Finished jobs whose events stay in memory; older ones are read from their recordings."""
+SMALL_MODEL = 500 * 2**20
+"""Bytes; a default checkpoint up to this is loaded before anybody asks."""
 
 
 class LocalEngine:
@@ -122,6 +124,7 @@ class LocalEngine:
         except Exception as error:
             log.exception("the engine can't start")
             self._broken = error
+        self._warm_up()
         while not self._closing:
             self._wake.wait(timeout=1.0)
             self._wake.clear()
@@ -135,6 +138,20 @@ class LocalEngine:
         from core.models.store import Store
 
         return House(self.registry, self.catalog, Store(self.settings, self.catalog))
+
+    def _warm_up(self) -> None:
+        """Loads the default model while nobody waits, if it is small: the first picture is soon."""
+        if self._house is None:
+            return
+        try:
+            default = self.catalog.default()
+            if default.path.stat().st_size <= SMALL_MODEL:
+                for _ in self._house.store.loaded(default.name):
+                    if self._waiting or self._closing:
+                        return
+                self._house.store.preview()
+        except (VitrineError, OSError):
+            log.exception("the default checkpoint can't be loaded ahead of time")
 
     def _next(self) -> Job | None:
         with self._lock:

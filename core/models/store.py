@@ -43,6 +43,7 @@ class Store:
         file = self._catalog.checkpoint(name)
         key = _version(file)
         if self._checkpoint is None or key != self._key:
+            yield Loading("fingerprint", 0, file.path.stat().st_size)
             fingerprint = self._hashes.sha256(file.path)
             checkpoint = yield from read_checkpoint(file, fingerprint, self.device, self.dtype)
             self._key, self._checkpoint, self._preview = key, checkpoint, None
