@@ -21,11 +21,11 @@ from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
 from core.models.store import Store
 from core.registry import Registry
-from core.request import GenerationRequest, Wish
+from core.request import GenerationRequest, Variation, Wish
 from core.resolve import resolve
 from core.sampling.conditioning import PromptOverTime
 from core.sampling.guidance import classifier_free, guided
-from core.sampling.noise import SeededNoise
+from core.sampling.noise import ImageSeed, SeededNoise
 from core.sampling.prediction import Predictor
 from core.sampling.schedule import Schedule, given
 from core.sampling.state import Denoiser, Sampler, State, walk
@@ -126,7 +126,11 @@ class _Run:
         return guided(self.predictor, positive, negative, cfg_scale, classifier_free(cfg_scale))
 
     def noise(self, images: Sequence[int]) -> SeededNoise:
-        return seeded_noise(self.request, images, self.model, self.sigmas)
+        request, model = self.request, self.model
+        assert request.width and request.height
+        sources = image_seeds(request, images, model.vae.config.shrink)
+        shape = model.latent_shape(request.width, request.height)
+        return SeededNoise(sources, shape, self.sigmas, model.device)
 
 
 def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint) -> _Run:
@@ -161,14 +165,26 @@ def sampler_of(request: GenerationRequest, registry: Registry) -> Sampler:
     return entry.load(chosen)
 
 
-def seeded_noise(
-    request: GenerationRequest, images: Sequence[int], model: Checkpoint, sigmas: Tensor
-) -> SeededNoise:
-    """Each image's own noise: image k of the request has seed + k."""
-    assert request.seed is not None and request.width and request.height
-    seeds = [request.seed + k for k in images]
-    shape = model.latent_shape(request.width, request.height)
-    return SeededNoise(seeds, shape, sigmas, model.device)
+def image_seeds(request: GenerationRequest, images: Sequence[int], shrink: int) -> list[ImageSeed]:
+    """Where each image's noise comes from: seed + k, or with a variation the same seed for all.
+
+    Args:
+        shrink: pixels a latent cell covers on each side.
+    """
+    assert request.seed is not None
+    variation = request.variation or Variation()
+    size = variation.resize_from
+    return [
+        ImageSeed(
+            request.seed + (0 if variation.strength else k),
+            request.noise,
+            request.ensd,
+            (variation.seed or 0) + k,
+            variation.strength,
+            None if size is None else (size[1] // shrink, size[0] // shrink),
+        )
+        for k in images
+    ]
 
 
 def _painted(
@@ -211,14 +227,18 @@ def _painted(
     latents = state.latents if finished else state.denoised
     assert latents is not None
     for image, picture in zip(images, pictures(run.model.decode(latents)), strict=True):
-        own = replace(run.request, images=1, seed=_seed(run.request, image))
-        yield ImageDone(image, picture, own, finished=finished)
+        yield ImageDone(image, picture, _alone(run.request, image), finished=finished)
     return evaluations, asked
 
 
-def _seed(request: GenerationRequest, image: int) -> int:
+def _alone(request: GenerationRequest, image: int) -> GenerationRequest:
+    """The request that makes just this image."""
     assert request.seed is not None
-    return request.seed + image
+    variation = request.variation
+    if variation is None or not variation.strength:
+        return replace(request, images=1, seed=request.seed + image)
+    assert variation.seed is not None
+    return replace(request, images=1, variation=replace(variation, seed=variation.seed + image))
 
 
 def _step(

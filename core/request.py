@@ -31,6 +31,26 @@ class Record(enum.StrEnum):
     STEPS = "steps"
 
 
+class NoiseKind(enum.StrEnum):
+    """Which generator draws the noise; a seed paints another picture with another one."""
+
+    CPU = "cpu"
+    """torch's CPU generator: A1111's "RNG: CPU"."""
+    NV = "nv"
+    """What an NVIDIA card draws, computed in software: A1111's "NV", and "GPU" on such cards."""
+
+
+class Emphasis(enum.StrEnum):
+    """What a token's weight does to its encoding; A1111's modes."""
+
+    ORIGINAL = "original"
+    """Multiplies it; then the mean over the whole encoding is restored."""
+    NO_NORM = "no norm"
+    """Multiplies it."""
+    IGNORE = "ignore"
+    """Nothing."""
+
+
 class Wish(enum.Enum):
     """What is wanted of a run under way; `generate` asks between steps."""
 
@@ -58,6 +78,19 @@ class SamplerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variation:
+    """A blend of the seed's noise with another one's, or with a smaller picture's."""
+
+    seed: int | None = None
+    """Image k blends with the noise of seed + k, and all images share the request's own seed.
+    None: drawn by `resolve`."""
+    strength: float = 0.0
+    """0: the request's noise alone, 1: the other one's alone."""
+    resize_from: tuple[int, ...] | None = None
+    """(width, height) in pixels of a picture whose noise is placed in the middle of this one's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """What to make. Unset (None) fields are filled in by `core.resolve`."""
 
@@ -77,6 +110,13 @@ class GenerationRequest:
     """A name, "automatic" (the sampler's own), or the falling sigmas themselves, 0 at the end."""
     images: int = 1
     sampler_options: SamplerOptions = field(default_factory=SamplerOptions)
+    clip_skip: int = 1
+    """Text encoder layers left out at the end, plus one: 1 leaves out none."""
+    emphasis: Emphasis = Emphasis.ORIGINAL
+    noise: NoiseKind = NoiseKind.CPU
+    ensd: int = 0
+    """Added to the seed for all noise but the first; A1111's "eta noise seed delta"."""
+    variation: Variation | None = None
     record: Record = Record.STEPS
 
     def to_json(self) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from core.errors import RequestError
 from core.models.catalog import Catalog
 from core.registry import Registry
-from core.request import MAX_SEED, GenerationRequest, SamplerOptions
+from core.request import MAX_SEED, GenerationRequest, SamplerOptions, Variation
 
 
 class Bound(NamedTuple):
@@ -27,6 +27,8 @@ BOUNDS = {
     "width": Bound(16, 8192),
     "height": Bound(16, 8192),
     "seed": Bound(0, MAX_SEED),
+    "clip_skip": Bound(1, 32),
+    "ensd": Bound(-(2**31), 2**31),
 }
 OPTION_BOUNDS = {
     "eta": Bound(0, 10),
@@ -70,6 +72,8 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
         height=request.height if request.height is not None else checkpoint.size,
     )
     _check_bounds(resolved)
+    if resolved.variation is not None:
+        resolved = replace(resolved, variation=_resolved_variation(resolved))
     _check_options(resolved.sampler_options, sampler.title, sampler.options)
     return resolved
 
@@ -101,6 +105,27 @@ def _check_bounds(request: GenerationRequest) -> None:
         )
     if seed + request.images - 1 > MAX_SEED:
         raise RequestError(f"seed must leave room for {request.images} images", "seed")
+    if not 0 <= seed + request.ensd <= MAX_SEED - request.images:
+        raise RequestError(
+            f"seed and ensd must add up to a seed, not {seed + request.ensd}", "ensd"
+        )
+
+
+def _resolved_variation(request: GenerationRequest) -> Variation:
+    variation = request.variation
+    assert variation is not None and request.seed is not None
+    _check("strength", variation.strength, Bound(0, 1), "variation.")
+    size = variation.resize_from
+    if size is not None:
+        if len(size) != 2:
+            raise RequestError(
+                f"resize_from is a width and a height, not {size}", "variation.resize_from"
+            )
+        for name, value in zip(("width", "height"), size, strict=True):
+            _check(name, value, BOUNDS[name], "variation.resize_from.")
+    seed = secrets.randbelow(DRAWN_SEEDS) if variation.seed is None else variation.seed
+    _check("seed", seed, Bound(0, MAX_SEED - request.images), "variation.")
+    return replace(variation, seed=seed)
 
 
 def _check_options(options: SamplerOptions, title: str, taken: tuple[str, ...]) -> None:

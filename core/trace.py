@@ -35,7 +35,7 @@ from core.events import (
     Started,
     Step,
 )
-from core.generate import Progress, sampler_of
+from core.generate import Progress, image_seeds, sampler_of
 from core.images.pixels import open_picture
 from core.registry import Registry
 from core.request import GenerationRequest, as_json, read_json
@@ -157,11 +157,11 @@ class _Rebuild:
         )
 
     def _begin(self, images: tuple[int, ...], head: Json) -> None:
-        assert self.request.seed is not None
+        assert self.request.height is not None
         self.sigmas = torch.tensor(head["sigmas"], dtype=torch.float32)
-        seeds = [self.request.seed + k for k in images]
         channels, rows, columns = head["latent_shape"]
-        self.noise = SeededNoise(seeds, (channels, rows, columns), self.sigmas)
+        sources = image_seeds(self.request, images, self.request.height // rows)
+        self.noise = SeededNoise(sources, (channels, rows, columns), self.sigmas)
         self.state = State(0, self.noise.draw(0) * self.sigmas[0])
 
     def _advance(self, estimates: tuple[Tensor, ...]) -> None:

@@ -15,7 +15,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from core.errors import RequestError
-from core.request import MAX_SEED, GenerationRequest, SamplerOptions
+from core.request import (
+    MAX_SEED,
+    Emphasis,
+    GenerationRequest,
+    NoiseKind,
+    SamplerOptions,
+    Variation,
+)
 
 if TYPE_CHECKING:
     from core.registry import Registry, SamplerEntry
@@ -87,9 +94,11 @@ def written(
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": model_name,
-        "RNG": "CPU",
+        **_noise_fields(request),
         **_option_fields(request, sampler),
     }
+    if request.emphasis is not Emphasis.ORIGINAL:
+        fields["Emphasis"] = request.emphasis.value.capitalize()
     if not isinstance(request.schedule, str):
         fields["Sigmas"] = " ".join(_number(sigma) for sigma in request.schedule)
     if unfinished:
@@ -105,6 +114,23 @@ def _schedule_title(request: GenerationRequest, sampler: SamplerEntry, registry:
     entry = registry.schedule(sampler.schedule if automatic else request.schedule)
     own = entry.name == sampler.schedule
     return "Automatic" if own and entry.name in UNNAMED_SCHEDULES else entry.title
+
+
+def _noise_fields(request: GenerationRequest) -> dict[str, str]:
+    """Variation, clip skip, ENSD and RNG, in A1111's order and where A1111 writes them."""
+    fields = {}
+    variation = request.variation
+    if variation is not None and variation.strength:
+        fields["Variation seed"] = str(variation.seed)
+        fields["Variation seed strength"] = _number(variation.strength)
+    if variation is not None and variation.resize_from is not None:
+        fields["Seed resize from"] = "x".join(map(str, variation.resize_from))
+    if request.clip_skip > 1:
+        fields["Clip skip"] = str(request.clip_skip)
+    if request.ensd:
+        fields["ENSD"] = str(request.ensd)
+    fields["RNG"] = request.noise.value.upper()
+    return fields
 
 
 def _option_fields(request: GenerationRequest, sampler: SamplerEntry) -> dict[str, str]:
@@ -207,10 +233,6 @@ def _lone(between: str) -> list[tuple[str | None, str]]:
 
 
 NOT_USED = {
-    "Clip skip": "the text encoder's last layers are not skipped here",
-    "ENSD": "later noise always goes on from the seed's own stream here",
-    "Variation seed": "variations of a seed are not made here",
-    "Seed resize from": "variations of a seed are not made here",
     "Hires": "a second, larger pass is not made here",
     "Denoising strength": "every picture starts from noise here",
     "Lora hashes": "LoRAs are taken from the prompt alone",
@@ -225,7 +247,7 @@ NOT_USED = {
 }
 """How a key begins -> why it can't be honoured."""
 
-SAYS_NOTHING = {("Clip skip", "1"), ("RNG", "CPU"), ("Denoising strength", "1")}
+SAYS_NOTHING = {("Denoising strength", "1")}
 """Keys and values that ask for what happens anyway."""
 
 
@@ -263,6 +285,7 @@ def request_from(
     values["sampler_options"] = _options(left, sampler, notes)
     if infotext.fields and not version.startswith("vitrine"):
         left.setdefault("RNG", "GPU")  # A1111 leaves its default out
+    values |= _noise(left, notes)
     notes += [_not_used(k, v) for k, v in left.items() if (k, v) not in SAYS_NOTHING]
     return GenerationRequest(**values), notes
 
@@ -278,6 +301,12 @@ def _seed(text: str) -> int | None:
     if text == "-1":
         return None
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEED:
+        raise ValueError(text)
+    return int(text)
+
+
+def _signed(text: str) -> int:
+    if not re.fullmatch("-?[0-9]{1,10}", text):
         raise ValueError(text)
     return int(text)
 
@@ -302,8 +331,17 @@ PLAIN: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("CFG scale", "cfg_scale", _finite, "a finite number"),
     ("Seed", "seed", _seed, f"a whole number from 0 to {MAX_SEED}"),
     ("Size", "size", _size, "width x height"),
+    ("Clip skip", "clip_skip", _whole, "a whole number from 1"),
+    ("ENSD", "ensd", _signed, "a whole number"),
 )
 """Key, field of the request, how its text is read, what it should have been."""
+
+
+VARIATION: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
+    ("Variation seed", "seed", _seed, f"a whole number from 0 to {MAX_SEED}"),
+    ("Variation seed strength", "strength", _finite, "a finite number"),
+    ("Seed resize from", "resize_from", _size, "width x height"),
+)
 
 
 def _model(
@@ -376,6 +414,35 @@ def _sigmas(left: dict[str, str], notes: list[str]) -> dict[str, Any]:
         return {}
 
 
+def _noise(left: dict[str, str], notes: list[str]) -> dict[str, Any]:
+    """Generator, variation and emphasis; A1111's GPU noise is what an NVIDIA card draws."""
+    values: dict[str, Any] = {}
+    generator = left.pop("RNG", "CPU")
+    if generator in ("GPU", "NV"):
+        values["noise"] = NoiseKind.NV
+    elif generator != "CPU":
+        notes.append(_not_used("RNG", generator))
+    if generator == "GPU":
+        notes.append("RNG: GPU – the noise of an NVIDIA card is computed here: the same seeds")
+    if "Emphasis" in left:
+        wanted = left.pop("Emphasis")
+        try:
+            values["emphasis"] = Emphasis(wanted.casefold())
+        except ValueError:
+            notes.append(_not_used("Emphasis", wanted))
+    variation: dict[str, Any] = {}
+    for key, name, reader, kind in VARIATION:
+        if key in left:
+            value = left.pop(key)
+            try:
+                variation[name] = reader(value)
+            except ValueError:
+                notes.append(f"{key}: {_short(value)} – not used: it should be {kind}")
+    if variation:
+        values["variation"] = Variation(**variation)
+    return values
+
+
 def _options(left: dict[str, str], sampler: SamplerEntry, notes: list[str]) -> SamplerOptions:
     values: dict[str, float] = {}
     for name, (key, _) in OPTIONS.items():
@@ -392,10 +459,7 @@ def _options(left: dict[str, str], sampler: SamplerEntry, notes: list[str]) -> S
 
 
 def _not_used(key: str, value: str) -> str:
-    if key == "RNG":
-        why = "noise is always drawn on the CPU here, so the picture will be another"
-    else:
-        why = next((why for k, why in NOT_USED.items() if key.startswith(k)), "not known here")
+    why = next((why for k, why in NOT_USED.items() if key.startswith(k)), "not known here")
     return f"{key}: {_short(value)} – not used: {why}"
 
 

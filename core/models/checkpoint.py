@@ -67,7 +67,13 @@ class Checkpoint:
         """Prompt and negative prompt of a resolved request, as the U-Net is told them."""
         assert request.width and request.height
         positive, negative = encode(
-            request.prompt, request.negative_prompt, self.text, steps, tokenizer=self.tokenizer
+            request.prompt,
+            request.negative_prompt,
+            self.text,
+            steps,
+            tokenizer=self.tokenizer,
+            emphasis=request.emphasis,
+            clip_skip=request.clip_skip,
         )
         if self.family.empty_is_zero and not request.negative_prompt:
             negative = negative.mapped(Conditioning.zeroed)

@@ -12,9 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.request import Emphasis
 from core.sampling.conditioning import Conditioning, PromptOverTime
 from core.text.encoders import Encoded, Encoder
-from core.text.prompt import Emphasis, Part, Prompt, read
+from core.text.prompt import Part, Prompt, read
 from core.text.tokenizer import Chunk, Tokenizer
 
 

@@ -16,24 +16,12 @@ without recursion, and take any text: what is not grammar is wording.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from core.text.attention import MAX_DEPTH, Block, bounded, emphasised
-
-
-class Emphasis(enum.StrEnum):
-    """What a weight does to the encoding of its tokens."""
-
-    ORIGINAL = "original"
-    """Multiplies it; then the mean of the whole chunk is restored."""
-    NO_NORM = "no norm"
-    """Multiplies it."""
-    IGNORE = "ignore"
-    """Nothing."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from core.generate import House, Progress, generate
 from core.models.catalog import Catalog
 from core.models.store import Store
 from core.registry import built_in
-from core.request import GenerationRequest, Wish
+from core.request import Emphasis, GenerationRequest, NoiseKind, Variation, Wish
 from core.settings import default_settings
 from core.trace import progress_of, recorded, replayed, step_at
 from tests.tiny import sd1_tensors, write_sd1
@@ -60,11 +60,23 @@ def test_a_run_tells_its_story_in_order(house: House) -> None:
     assert len(pictures(events)) == 2
 
 
-def test_each_picture_carries_the_request_that_makes_it_alone(house: House) -> None:
+LIVELY = {
+    "plain": ASKED,
+    "nvidia": replace(ASKED, noise=NoiseKind.NV, ensd=31337),
+    "variation": replace(ASKED, variation=Variation(seed=3, strength=0.3, resize_from=(48, 80))),
+    "reading": replace(ASKED, clip_skip=2, emphasis=Emphasis.NO_NORM),
+}
+
+
+@pytest.mark.parametrize("name", LIVELY)
+def test_each_picture_carries_the_request_that_makes_it_alone(name: str, house: House) -> None:
     """And so a batch equals its singles, bit for bit."""
-    together = [e for e in generate(ASKED, house) if isinstance(e, ImageDone)]
+    together = [e for e in generate(LIVELY[name], house) if isinstance(e, ImageDone)]
+    assert len({done.image.tobytes() for done in together}) == 2
+    if name != "plain":
+        assert together[0].image.tobytes() != pictures(list(generate(ASKED, house)))[0]
     for done in together:
-        assert done.request == replace(done.request, seed=7 + done.index, images=1)
+        assert done.request.images == 1
         again = pictures(list(generate(done.request, house)))
         assert again[0] == done.image.tobytes()
 
@@ -107,6 +119,13 @@ def assert_same(one: Event, other: Event) -> None:
             assert all(map(torch.equal, value, theirs))
         else:
             assert value == theirs, name
+
+
+@pytest.mark.parametrize("name", LIVELY)
+def test_every_kind_of_noise_is_replayed(name: str, house: House, tmp_path: Path) -> None:
+    events = list(recorded(generate(LIVELY[name], house), tmp_path / "run.trace"))
+    for one, other in zip(events, replayed(tmp_path / "run.trace", REGISTRY), strict=True):
+        assert_same(one, other)
 
 
 def test_a_recording_that_was_killed_anywhere_resumes_to_the_same_pictures(
@@ -203,6 +222,9 @@ def test_resolving_twice_changes_nothing_and_leaves_nothing_open(house: House) -
         ("images", 0, "between 1 and"),
         ("prompt", "x" * 100_000, "20,000 fit"),
         ("schedule", (1.0, 2.0, 0.0), "fall"),
+        ("clip_skip", 30, "clip_skip must be"),
+        ("ensd", -100, "add up to a seed"),
+        ("variation", Variation(strength=2.0), "between 0 and 1"),
     ],
 )
 def test_what_cannot_be_made_is_refused_with_what_can(

@@ -24,7 +24,7 @@ from core.images.infotext import (
     written,
 )
 from core.registry import built_in
-from core.request import GenerationRequest, SamplerOptions
+from core.request import Emphasis, GenerationRequest, NoiseKind, SamplerOptions, Variation
 
 REGISTRY = built_in()
 HASH = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
@@ -179,22 +179,22 @@ def test_joined_names_missing_names_and_everything_not_used_is_said():
     assert (request.width, request.height, request.seed) == (640, 960, 42)
     assert (request.steps, request.cfg_scale) == (30, 5.5)
     assert request.checkpoint == "realisticVisionV40"
+    assert (request.clip_skip, request.ensd) == (2, 31337)
+    assert request.variation == Variation(seed=7, strength=0.2)
     assert [note.split(":")[0] for note in notes] == [
-        "Clip skip",
-        "ENSD",
-        "Variation seed",
-        "Variation seed strength",
         "Denoising strength",
         "Hires upscale",
         "Hires upscaler",
     ]
 
 
-def test_noise_of_a_gpu_can_not_be_had_and_is_the_silent_default_of_old_texts():
-    _, notes = request_from(LONG_AGO, REGISTRY)
+def test_noise_of_a_gpu_is_the_silent_default_of_old_texts_and_is_named():
+    request, notes = request_from(LONG_AGO, REGISTRY)
+    assert request.noise is NoiseKind.NV
     assert [note.split(":")[0] for note in notes] == ["Model hash", "RNG"]
     request, notes = request_from(QUOTED, REGISTRY)
-    assert any(note.startswith("RNG: NV") for note in notes)
+    assert request.noise is NoiseKind.NV
+    assert not any(note.startswith("RNG") for note in notes)
     assert request.sampler_options == SamplerOptions(eta=0.3)
     assert (request.sampler, request.schedule) == ("dpmpp_2m_sde", "sgm_uniform")
 
@@ -289,6 +289,23 @@ def requests(draw):
         sampler=sampler.name,
         schedule=draw(schedules | st.lists(NUMBERS, min_size=1, max_size=5).map(tuple)),
         sampler_options=SamplerOptions(**options),
+        clip_skip=draw(st.integers(1, 12)),
+        emphasis=draw(st.sampled_from(Emphasis)),
+        noise=draw(st.sampled_from(NoiseKind)),
+        ensd=draw(st.integers(-(2**31), 2**31)),
+        variation=draw(st.none() | variations()),
+    )
+
+
+@st.composite
+def variations(draw):
+    """Those that do something: a strength of 0 leaves no trace in the text."""
+    strength = draw(st.floats(0.01, 1))
+    sizes = st.tuples(st.integers(1, 9999), st.integers(1, 9999))
+    return Variation(
+        seed=draw(st.integers(0, 2**63 - 1)),
+        strength=strength,
+        resize_from=draw(st.none() | sizes),
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from core.registry import built_in
+from core.request import NoiseKind
 from core.sampling.multistep import adams_bashforth
-from core.sampling.noise import SeededNoise
+from core.sampling.noise import ImageNoise, ImageSeed, PhiloxStream, SeededNoise
 from core.sampling.schedule import exponential, karras, scaled_linear
 from core.sampling.state import Denoiser, Sampler, State, walk
 from tests.oracles import k_diffusion_sampling
@@ -362,3 +363,45 @@ def test_the_first_draw_is_torchs_own_from_the_seed() -> None:
     noise = SeededNoise((123,), SHAPE, karras(SCHEDULE, 3))
     expected = torch.randn(SHAPE, generator=torch.Generator("cpu").manual_seed(123))
     assert torch.equal(noise.draw(0)[0], expected)
+
+
+def test_nvidia_noise_is_what_such_a_card_draws() -> None:
+    """The first numbers of torch.randn(…, device="cuda") after manual_seed(0), as is well known."""
+    known = [-0.9247, -0.4253, -2.6438, 0.1452, -0.1209, -0.5797, -0.6229, -0.3284]
+    drawn = SeededNoise((ImageSeed(0, NoiseKind.NV),), (1, 2, 4), karras(SCHEDULE, 3)).draw(0)
+    assert drawn.flatten().tolist() == pytest.approx(known, abs=1e-4)
+    many = PhiloxStream(2**40 + 3, (100_000,)).draw(3)
+    assert float(many.mean()) == pytest.approx(0, abs=0.02)
+    assert float(many.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", NoiseKind)
+def test_a_variation_goes_from_one_seed_to_the_other(kind: NoiseKind) -> None:
+    def first(source: ImageSeed) -> Tensor:
+        return ImageNoise(source, SHAPE).draw(0)
+
+    one, other = first(ImageSeed(5, kind)), first(ImageSeed(6, kind))
+    assert torch.equal(first(ImageSeed(5, kind, other=6)), one)
+    assert torch.allclose(first(ImageSeed(5, kind, other=6, strength=1.0)), other, atol=1e-5)
+    between = first(ImageSeed(5, kind, other=6, strength=0.4))
+    assert not torch.allclose(between, one, atol=0.1)
+    lengths = torch.norm(between, dim=1)
+    ends = torch.norm(one, dim=1), torch.norm(other, dim=1)
+    assert (lengths <= torch.maximum(*ends) * 1.5).all()
+
+
+def test_noise_of_another_size_lies_in_the_middle() -> None:
+    small = ImageNoise(ImageSeed(5), (4, 4, 2)).draw(0)
+    placed = ImageNoise(ImageSeed(5, resize_from=(4, 2)), (4, 8, 6)).draw(0)
+    assert torch.equal(placed[:, 2:6, 2:4], small)
+    large = ImageNoise(ImageSeed(5), (4, 10, 9)).draw(0)
+    cut = ImageNoise(ImageSeed(5, resize_from=(10, 9)), (4, 8, 5)).draw(0)
+    assert torch.equal(cut, large[:, 1:9, 2:7])
+
+
+def test_a_seed_delta_changes_all_noise_but_the_first() -> None:
+    plain, shifted = ImageNoise(ImageSeed(5), SHAPE), ImageNoise(ImageSeed(5, delta=31337), SHAPE)
+    assert torch.equal(plain.draw(0), shifted.draw(0))
+    again = ImageNoise(ImageSeed(5 + 31337), SHAPE)
+    assert torch.equal(shifted.draw(1), again.draw(0))
+    assert torch.equal(shifted.draw(2), again.draw(1))

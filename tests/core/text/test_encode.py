@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.request import Emphasis
 from core.sampling.conditioning import Conditioning, PromptOverTime
 from core.text.encode import encode, weighed
 from core.text.encoders import Encoded, clip_text_model
-from core.text.prompt import Emphasis, Part
+from core.text.prompt import Part
 from core.text.tokenizer import Tokenizer
 from tests.core.text import tiny
 
