@@ -77,7 +77,7 @@ def generate(
     request = resolve(request, house.catalog, house.registry)
     yield Started(request)
     assert request.checkpoint and request.width and request.height and request.seed is not None
-    model = yield from house.store.loaded(request.checkpoint)
+    model = yield from house.store.loaded(request.checkpoint, request.vae)
     yield _loaded(model, house.store.preview())
 
     run = _prepared(request, house.registry, model)

@@ -98,6 +98,8 @@ class GenerationRequest:
     negative_prompt: str = ""
     checkpoint: str | None = None
     """Name in the catalog; None: the default one."""
+    vae: str | None = None
+    """Name in the catalog; None: the one beside the checkpoint, or inside it."""
     seed: int | None = None
     """0 to 2**63 - 1; image k of the request has seed + k. None: drawn by `resolve`."""
     width: int | None = None

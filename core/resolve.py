@@ -56,6 +56,7 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
         FileError: the checkpoint can't be used.
     """
     checkpoint = catalog.checkpoint(request.checkpoint)
+    catalog.vae(request.vae, checkpoint)  # raises where there is none of that name
     sampler = registry.sampler(request.sampler)
     schedule = request.schedule
     if isinstance(schedule, str):

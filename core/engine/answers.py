@@ -32,7 +32,7 @@ def decoded_step(query: DecodeStep, job: Job, house: House) -> Image:
     step = _step_of(query, job, house)
     row = step.images.index(query.image)
     assert job.request.checkpoint is not None
-    model = _exhausted(house.store.loaded(job.request.checkpoint))
+    model = _exhausted(house.store.loaded(job.request.checkpoint, job.request.vae))
     if query.view == "latents":
         latents = variance_preserving(step.state.latents, torch.tensor(step.sigma))
     else:

@@ -145,7 +145,7 @@ class LocalEngine:
             return
         try:
             default = self.catalog.default()
-            if default.path.stat().st_size <= SMALL_MODEL:
+            if default.path.is_file() and default.path.stat().st_size <= SMALL_MODEL:
                 for _ in self._house.store.loaded(default.name):
                     if self._waiting or self._closing:
                         return

@@ -94,6 +94,7 @@ def written(
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": model_name,
+        **({} if request.vae is None else {"VAE": request.vae}),
         **_noise_fields(request),
         **_option_fields(request, sampler),
     }
@@ -237,7 +238,7 @@ NOT_USED = {
     "Denoising strength": "every picture starts from noise here",
     "Lora hashes": "LoRAs are taken from the prompt alone",
     "TI": "embeddings are taken from the prompt alone",
-    "VAE": "the checkpoint's own VAE is used",
+    "VAE": "a text can't say whether it is the same file; choose it by hand",
     "Face restoration": "faces are not repaired here",
     "Tiling": "seamless pictures are not made here",
     "Refiner": "one checkpoint makes the whole picture here",

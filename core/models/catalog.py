@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core.errors import FileError, named
 from core.models.family import Card, Family, read_card, recognised
-from core.models.files import read_header
+from core.models.layouts import DIFFUSERS_INDEX, read_model_header, said_prediction
 from core.models.sd1 import SD1
 from core.models.sd2 import SD2
 from core.models.sdxl import SDXL, SDXL_REFINER
@@ -17,6 +17,9 @@ from core.settings import Settings
 
 FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 CHECKPOINT_FOLDERS = ("Stable-diffusion", "checkpoints")
+VAE_FOLDERS = ("VAE", "vae")
+VAE_ENDINGS = (".vae.safetensors", "_vae.safetensors")
+"""How a VAE that lies beside its checkpoint ends, after the checkpoint's own stem."""
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
 
 
@@ -29,6 +32,10 @@ class CheckpointFile:
     path: Path
     family: Family
     card: Card = field(default_factory=Card)
+    prediction: str | None = None
+    """"eps" or "v", where the files beside it say; None: found out when it is loaded."""
+    own_vae: Path | None = None
+    """A VAE that lies beside it under the same stem."""
 
     @property
     def title(self) -> str:
@@ -50,6 +57,14 @@ class CheckpointFile:
     @property
     def description(self) -> str:
         return self.card.description
+
+
+@dataclass(frozen=True)
+class VAEFile:
+    """A VAE in a file of its own."""
+
+    name: str
+    path: Path
 
 
 class Catalog:
@@ -97,12 +112,33 @@ class Catalog:
             raise FileError(f"no checkpoint was found; put one into {folder}")
         return checkpoints[0]
 
+    def vaes(self) -> tuple[VAEFile, ...]:
+        """The VAEs in models/VAE, by name."""
+        found: dict[str, VAEFile] = {}
+        for folder in VAE_FOLDERS:
+            root = self._settings.models_dir / folder
+            for path in sorted(root.rglob("*.safetensors")) if root.is_dir() else ():
+                name = path.relative_to(root).with_suffix("").as_posix()
+                found.setdefault(name, VAEFile(name, path))
+        return tuple(found.values())
+
+    def vae(self, name: str | None, checkpoint: CheckpointFile) -> VAEFile | None:
+        """By name; None: the one beside the checkpoint, and if there is none the one inside.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        if name is not None:
+            return named({vae.name: vae for vae in self.vaes()}, name, "VAE", "vae")
+        own = checkpoint.own_vae
+        return None if own is None else VAEFile(own.stem, own)
+
     def _scanned(self) -> dict[str, CheckpointFile | FileError]:
         found: dict[str, CheckpointFile | FileError] = {}
         for folder in CHECKPOINT_FOLDERS:
             root = self._settings.models_dir / folder
-            for path in sorted(root.rglob("*.safetensors")) if root.is_dir() else ():
-                name = path.relative_to(root).with_suffix("").as_posix()
+            for path in _models_below(root):
+                name = path.relative_to(root).as_posix().removesuffix(".safetensors")
                 found.setdefault(name, self._opened(name, path))
         if self._shipped.exists():
             name = self._shipped.stem
@@ -118,12 +154,30 @@ class Catalog:
         with self._lock:
             if key not in self._read:
                 self._read[key] = _opened(name, path)
-            return self._read[key]
+            found = self._read[key]
+        if isinstance(found, FileError):
+            return found
+        beside = (path.with_name(path.stem + ending) for ending in VAE_ENDINGS)
+        return replace(found, own_vae=next((p for p in beside if p.exists()), None))
+
+
+def _models_below(root: Path) -> list[Path]:
+    """Single files, and folders in diffusers' layout; what belongs to either is left out."""
+    if not root.is_dir():
+        return []
+    folders = [index.parent for index in sorted(root.rglob(DIFFUSERS_INDEX))]
+    files = [
+        path
+        for path in sorted(root.rglob("*.safetensors"))
+        if not path.name.endswith(VAE_ENDINGS) and not any(f in path.parents for f in folders)
+    ]
+    return files + folders
 
 
 def _opened(name: str, path: Path) -> CheckpointFile | FileError:
     try:
-        header = read_header(path)
-        return CheckpointFile(name, path, recognised(header, FAMILIES), read_card(header))
+        header = read_model_header(path)
+        family = recognised(header, FAMILIES)
+        return CheckpointFile(name, path, family, read_card(header), said_prediction(path))
     except FileError as error:
         return error

@@ -14,9 +14,19 @@ from torch import Tensor, nn
 
 from core.errors import FileError, NotFinite
 from core.events import Loading
-from core.models.catalog import CheckpointFile
-from core.models.family import UNET, VAE, Family, TextPart, unet_config, vae_config
-from core.models.files import Header, read_header, read_tensors
+from core.models.catalog import CheckpointFile, VAEFile
+from core.models.family import (
+    UNET,
+    VAE,
+    Card,
+    Family,
+    TextPart,
+    read_card,
+    unet_config,
+    vae_config,
+)
+from core.models.files import Header, read_tensors
+from core.models.layouts import read_model_header, read_vae_header
 from core.nn.blocks import timestep_embedding
 from core.nn.unet import UNet
 from core.nn.vae import VAE as VAENetwork
@@ -131,23 +141,28 @@ def _completed(
 
 
 def read_checkpoint(
-    file: CheckpointFile, fingerprint: str, device: torch.device, dtype: torch.dtype
+    file: CheckpointFile,
+    fingerprint: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_file: VAEFile | None = None,
 ) -> Generator[Loading, None, Checkpoint]:
     """Yields how far it is, returns the checkpoint. Nothing is kept if it is closed early.
+
+    `vae_file` takes the place of the VAE inside.
 
     Raises:
         FileError: the file is cut off, or tensors are missing; names the first few.
     """
-    header = read_header(file.path)
+    header = read_model_header(file.path)
     family, card = file.family, file.card
     with torch.device("meta"):
         network = UNet(unet_config(header, family.heads, card))
-        vae = VAENetwork(vae_config(header, card))
     _check_channels(network, file)
+    vae = yield from _read_vae(header, card, vae_file, device)
     prefixes = [part.prefix(header) for part in family.text]
-    reader = _Reader(header, (UNET, VAE, *(p for p in prefixes if p)))
+    reader = _Reader(header, (UNET, *(p for p in prefixes if p)))
     yield from reader.filled(network, UNET, "U-Net", dtype, device)
-    yield from reader.filled(vae, VAE, "VAE", torch.float32, device)
     encoders = []
     for part, prefix in zip(family.text, prefixes, strict=True):
         assert prefix is not None  # the family would not have matched
@@ -171,6 +186,21 @@ def read_checkpoint(
     )
 
 
+def _read_vae(
+    header: Header, card: Card, vae_file: VAEFile | None, device: torch.device
+) -> Generator[Loading, None, VAENetwork]:
+    """The VAE of its own file, or the one inside."""
+    if vae_file is not None:
+        header = read_vae_header(vae_file.path)
+        card = read_card(header)
+    elif not any(name.startswith(VAE) for name in header.tensors):
+        raise FileError(f"{header.path.name} has no VAE inside; choose one from models/VAE")
+    with torch.device("meta"):
+        vae = VAENetwork(vae_config(header, card))
+    yield from _Reader(header, (VAE,)).filled(vae, VAE, "VAE", torch.float32, device)
+    return vae
+
+
 def _check_channels(network: UNet, file: CheckpointFile) -> None:
     channels = network.config.in_channels
     if channels not in INPUTS:
@@ -189,9 +219,9 @@ def text_encoder_of(
 
 def _prediction(file: CheckpointFile, header: Header, network: UNet) -> Prediction:
     """What the network predicts: a .yaml beside the file says, or its keys, or its weights."""
-    said = _said_by_yaml(file.path.with_suffix(".yaml"))
+    said = file.prediction or _said_by_yaml(file.path.with_suffix(".yaml"))
     if said is not None:
-        return said
+        return Prediction(said)
     if "v_pred" in header.tensors:
         return Prediction.V
     if file.family.may_predict_v and network.config.in_channels == 4:
@@ -203,7 +233,7 @@ def _prediction(file: CheckpointFile, header: Header, network: UNet) -> Predicti
     return Prediction.EPS
 
 
-def _said_by_yaml(path: Path) -> Prediction | None:
+def _said_by_yaml(path: Path) -> str | None:
     """`parameterization` of an original configuration file, if there is one beside the model."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -214,7 +244,7 @@ def _said_by_yaml(path: Path) -> Prediction | None:
     found = re.search(r"^\s*parameterization:\s*[\"']?(\w+)", text, re.MULTILINE)
     if found is None:
         return None
-    return {"v": Prediction.V, "eps": Prediction.EPS}.get(found[1])
+    return found[1] if found[1] in set(Prediction) else None
 
 
 class _Reader:
@@ -254,12 +284,26 @@ class _Reader:
         path = self._header.path.name
         if missing := [name for name in wanted if name not in weights]:
             raise FileError(f"{path}: the {part} lacks {len(missing)} tensors: {_few(missing)}")
+        # A 1×1 convolution may be stored as the linear layer it is, and the other way round.
+        weights = {
+            name: tensor.reshape(wanted[name])
+            if name in wanted and _alike(tensor.shape, wanted[name])
+            else tensor
+            for name, tensor in weights.items()
+        }
         if wrong := [name for name in wanted if weights[name].shape != wanted[name]]:
             raise FileError(f"{path}: the {part} has tensors of wrong shapes: {_few(wrong)}")
         if unknown := [name for name in weights if name not in wanted]:
             raise FileError(f"{path}: the {part} has unknown tensors: {_few(unknown)}")
         placed = {name: weights[name].to(device) for name in wanted}
         module.load_state_dict(placed, assign=True)
+
+
+def _alike(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """The same but for ones at the end."""
+    longest = max(len(shape), len(wanted))
+    padded = [(*one, *[1] * (longest - len(one))) for one in (shape, wanted)]
+    return padded[0] == padded[1]
 
 
 def _names(header: Header, prefix: str) -> dict[str, str]:

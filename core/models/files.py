@@ -50,13 +50,15 @@ class TensorInfo:
     shape: tuple[int, ...]
     start: int
     end: int
+    file: Path
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file holds, by name."""
+    """What a safetensors file, or several of one model, hold by name."""
 
     path: Path
+    """What errors call it."""
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
 
@@ -64,6 +66,11 @@ class Header:
         """Shape of a tensor, None if there is none of that name."""
         info = self.tensors.get(name)
         return info.shape if info else None
+
+    def renamed(self, names: Mapping[str, str]) -> Header:
+        """Only the tensors in `names`, each under its new name."""
+        tensors = {new: self.tensors[old] for old, new in names.items()}
+        return Header(self.path, tensors, self.metadata)
 
 
 def read_header(path: Path) -> Header:
@@ -139,7 +146,7 @@ def _checked(path: Path, name: str, entry: Any, offset: int, size: int) -> Tenso
     if offset + end > size:
         whole = _shown_bytes(offset + end)
         raise FileError(f"{path.name} is cut off after {_shown_bytes(size)} of at least {whole}")
-    return TensorInfo(dtype, shape, offset + start, offset + end)
+    return TensorInfo(dtype, shape, offset + start, offset + end, path)
 
 
 def _check_ranges(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
@@ -196,16 +203,19 @@ def read_tensors(header: Header, names: Mapping[str, str]) -> Iterator[tuple[str
         "F8_E4M3": torch.float8_e4m3fn,
         "F8_E5M2": torch.float8_e5m2,
     }
-    wanted = sorted((header.tensors[name].start, name) for name in names)
-    with header.path.open("rb", buffering=0) as file:
-        for start, name in wanted:
-            info = header.tensors[name]
-            if info.dtype not in dtypes:
-                raise FileError(f"{header.path.name}: {name!r} holds {info.dtype} numbers")
-            raw = torch.empty(info.end - info.start, dtype=torch.uint8)
-            file.seek(start)
-            _fill(file, raw.numpy().data, header.path)
-            yield names[name], raw.view(dtypes[info.dtype]).reshape(info.shape)
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(names, key=lambda name: header.tensors[name].start):
+        by_file.setdefault(header.tensors[name].file, []).append(name)
+    for path, wanted in by_file.items():
+        with path.open("rb", buffering=0) as file:
+            for name in wanted:
+                info = header.tensors[name]
+                if info.dtype not in dtypes:
+                    raise FileError(f"{path.name}: {name!r} holds {info.dtype} numbers")
+                raw = torch.empty(info.end - info.start, dtype=torch.uint8)
+                file.seek(info.start)
+                _fill(file, raw.numpy().data, path)
+                yield names[name], raw.view(dtypes[info.dtype]).reshape(info.shape)
 
 
 def _fill(file: Any, buffer: memoryview, path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from core.errors import RequestError
 from core.events import Loading
 from core.images.preview import fit_preview
-from core.models.catalog import Catalog, CheckpointFile
+from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint, read_checkpoint
 from core.models.files import sha256
 from core.settings import Settings
@@ -28,12 +29,14 @@ class Store:
         self._hashes = HashCache(settings.data_dir / "hashes.json")
         self.device = chosen_device(settings.device)
         self.dtype = chosen_dtype(settings.precision, self.device)
-        self._key: tuple[Path, int, int] | None = None
+        self._key: tuple[Version | None, ...] | None = None
         self._checkpoint: Checkpoint | None = None
         self._preview: Tensor | None = None
 
-    def loaded(self, name: str) -> Generator[Loading, None, Checkpoint]:
+    def loaded(self, name: str, vae: str | None = None) -> Generator[Loading, None, Checkpoint]:
         """The checkpoint of that name, read if it is not the one in memory.
+
+        `vae` names another VAE; None is the one beside it or inside.
 
         A failed load leaves the previous one in place.
 
@@ -41,11 +44,14 @@ class Store:
             RequestError, FileError: as Catalog.checkpoint and read_checkpoint.
         """
         file = self._catalog.checkpoint(name)
-        key = _version(file)
+        vae_file = self._catalog.vae(vae, file)
+        key = _version(file.path), None if vae_file is None else _version(vae_file.path)
         if self._checkpoint is None or key != self._key:
             yield Loading("fingerprint", 0, file.path.stat().st_size)
-            fingerprint = self._hashes.sha256(file.path)
-            checkpoint = yield from read_checkpoint(file, fingerprint, self.device, self.dtype)
+            fingerprint = self._hashes.sha256(_fingerprinted(file.path))
+            checkpoint = yield from read_checkpoint(
+                file, fingerprint, self.device, self.dtype, vae_file
+            )
             self._key, self._checkpoint, self._preview = key, checkpoint, None
             gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
         return self._checkpoint
@@ -64,9 +70,18 @@ class Store:
         return self._preview
 
 
-def _version(file: CheckpointFile) -> tuple[Path, int, int]:
-    stat = file.path.stat()
-    return file.path, stat.st_size, stat.st_mtime_ns
+Version: TypeAlias = tuple[Path, int, int]
+"""A file as it was: path, bytes, time."""
+
+
+def _version(path: Path) -> Version:
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+def _fingerprinted(path: Path) -> Path:
+    """The file whose hash stands for a model: itself, or the U-Net of a folder."""
+    return next((path / "unet").glob("*.safetensors")) if path.is_dir() else path
 
 
 class HashCache:

@@ -50,7 +50,9 @@ def manifest(name: str) -> dict[str, Any]:
 
 
 def header_of(keys: dict[str, Any]) -> Header:
-    tensors = {n: TensorInfo(dtype, tuple(shape), 0, 0) for n, (shape, dtype) in keys.items()}
+    tensors = {
+        n: TensorInfo(dtype, tuple(shape), 0, 0, Path()) for n, (shape, dtype) in keys.items()
+    }
     return Header(Path("manifest.safetensors"), tensors, {})
 
 
