@@ -87,6 +87,7 @@ NAMED_PLACES = {
     "torch.load": {
         "core/pocket/train.py": "training's own half-done work",
         "core/pocket/export.py": "the same, read once more",
+        "core/models/pickles.py": "weights only, and of those just the table of contents",
     },
     "Image.open": {"core/images/pixels.py": "formats and sizes are checked first"},
 }

@@ -18,7 +18,8 @@ from core.settings import Settings
 FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
 CHECKPOINT_FOLDERS = ("Stable-diffusion", "checkpoints")
 VAE_FOLDERS = ("VAE", "vae")
-VAE_ENDINGS = (".vae.safetensors", "_vae.safetensors")
+ENDINGS = (".safetensors", ".ckpt", ".pt")
+VAE_ENDINGS = tuple(mark + ending for mark in (".vae", "_vae") for ending in ENDINGS)
 """How a VAE that lies beside its checkpoint ends, after the checkpoint's own stem."""
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
 
@@ -117,9 +118,8 @@ class Catalog:
         found: dict[str, VAEFile] = {}
         for folder in VAE_FOLDERS:
             root = self._settings.models_dir / folder
-            for path in sorted(root.rglob("*.safetensors")) if root.is_dir() else ():
-                name = path.relative_to(root).with_suffix("").as_posix()
-                found.setdefault(name, VAEFile(name, path))
+            for path in _files_below(root):
+                found.setdefault(_name(path, root), VAEFile(_name(path, root), path))
         return tuple(found.values())
 
     def vae(self, name: str | None, checkpoint: CheckpointFile) -> VAEFile | None:
@@ -138,7 +138,7 @@ class Catalog:
         for folder in CHECKPOINT_FOLDERS:
             root = self._settings.models_dir / folder
             for path in _models_below(root):
-                name = path.relative_to(root).as_posix().removesuffix(".safetensors")
+                name = _name(path, root)
                 found.setdefault(name, self._opened(name, path))
         if self._shipped.exists():
             name = self._shipped.stem
@@ -168,10 +168,22 @@ def _models_below(root: Path) -> list[Path]:
     folders = [index.parent for index in sorted(root.rglob(DIFFUSERS_INDEX))]
     files = [
         path
-        for path in sorted(root.rglob("*.safetensors"))
+        for path in _files_below(root)
         if not path.name.endswith(VAE_ENDINGS) and not any(f in path.parents for f in folders)
     ]
     return files + folders
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Model files; of two of one name the safetensors one comes first, and counts."""
+    found = [path for ending in ENDINGS for path in sorted(root.rglob("*" + ending))]
+    return sorted(found, key=lambda path: path.with_suffix(""))
+
+
+def _name(path: Path, root: Path) -> str:
+    """Path below the folder, without the suffix of a model file."""
+    relative = path.relative_to(root)
+    return (relative.with_suffix("") if path.suffix in ENDINGS else relative).as_posix()
 
 
 def _opened(name: str, path: Path) -> CheckpointFile | FileError:

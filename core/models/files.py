@@ -165,8 +165,10 @@ def _other_kind(beginning: bytes) -> str | None:
         return "a git-lfs pointer: the real file was not downloaded"
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "an HTML page: the download went wrong"
-    if beginning.startswith((b"PK\x03\x04", b"\x80\x02")):
-        return "a pickled checkpoint (.ckpt)"
+    if beginning.startswith(b"\x80\x02"):
+        return "a checkpoint of torch before version 1.6; save it anew"
+    if beginning.startswith(b"PK\x03\x04"):
+        return "an archive, as torch writes them"
     if beginning.startswith(b"GGUF"):
         return "a GGUF file"
     return None

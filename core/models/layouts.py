@@ -14,6 +14,7 @@ from typing import Any
 from core.errors import FileError
 from core.models.family import UNET, VAE
 from core.models.files import Header, TensorInfo, read_header
+from core.models.pickles import read_pickle_header
 
 DIFFUSERS_INDEX = "model_index.json"
 """What marks a folder in diffusers' layout."""
@@ -127,7 +128,7 @@ def read_model_header(path: Path) -> Header:
         FileError: as `read_header`; a part of the folder is missing.
     """
     if not path.is_dir():
-        return read_header(path)
+        return read_file_header(path)
     tensors: dict[str, TensorInfo] = {}
     for part, prefix in _parts(path).items():
         header = read_header(_weights_of(path, part))
@@ -135,6 +136,20 @@ def read_model_header(path: Path) -> Header:
         names = rename(header.tensors)
         tensors |= {prefix + new: header.tensors[old] for old, new in names.items()}
     return Header(path, tensors, {})
+
+
+def read_file_header(path: Path) -> Header:
+    """The header of a safetensors or torch file, told apart by content, not by name.
+
+    Raises:
+        FileError: as `read_header` and `read_pickle_header`.
+    """
+    try:
+        with path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"
+    except OSError:
+        is_archive = False  # read_header says what is wrong
+    return read_pickle_header(path) if is_archive else read_header(path)
 
 
 def _parts(path: Path) -> dict[str, str]:
@@ -159,7 +174,7 @@ def read_vae_header(path: Path) -> Header:
     Raises:
         FileError: as `read_header`; the file is no VAE.
     """
-    header = read_header(path)
+    header = read_file_header(path)
     bare = {name: name.removeprefix(VAE) for name in header.tensors}
     if is_diffusers_vae(bare.values()):
         bare = {name: vae_names(bare.values())[short] for name, short in bare.items()}

@@ -51,7 +51,7 @@ def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
         (b"abc", "too short"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
-        (b"PK\x03\x04" + b"\0" * 20, "pickled"),
+        (b"PK\x03\x04" + b"\0" * 20, "archive"),
         (struct.pack("<Q", 10**15) + b"{}", "header can't be"),
         (struct.pack("<Q", 500) + b"{}", "cut off inside its header"),
         (struct.pack("<Q", 4) + b"nope", "header can't be read"),
