@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.errors import NotFinite
-from core.events import Decoding, Event, Finished, ImageDone, Loaded, Started, Step
+from core.events import Decoding, Event, Finished, ImageDone, Loaded, Note, Started, Step
 from core.images.pixels import pictures
 from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
@@ -29,6 +29,7 @@ from core.sampling.noise import ImageSeed, SeededNoise
 from core.sampling.prediction import Predictor
 from core.sampling.schedule import Schedule, given
 from core.sampling.state import Denoiser, Sampler, State, walk
+from core.text.prompt import lifted
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def generate(
     began = time.perf_counter()
     request = resolve(request, house.catalog, house.registry)
     yield Started(request)
-    assert request.checkpoint and request.width and request.height and request.seed is not None
+    yield from _not_applied(request)
+    assert request.checkpoint is not None
     model = yield from house.store.loaded(request.checkpoint, request.vae)
     yield _loaded(model, house.store.preview())
 
@@ -98,6 +100,14 @@ def generate(
         interrupted=asked is Wish.FINISH,
         versions={"torch": torch.__version__, "python": sys.version.split()[0]},
     )
+
+
+def _not_applied(request: GenerationRequest) -> Iterator[Note]:
+    """A sentence for each network that the prompts ask for: none is applied here yet."""
+    for text in (request.prompt, request.negative_prompt):
+        for tag in lifted(text)[1]:
+            asked = f"<{tag.kind}:{tag.arguments}>"
+            yield Note("not applied", f"{asked} was left out: this version applies no {tag.kind}")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from core.sampling.prediction import Prediction
 from core.sampling.schedule import ALIGNED_SD1, Schedule, scaled_linear
 from core.text.encode import encode
 from core.text.encoders import SideBySide, TextEncoder, clip_text_model, open_clip_text_model
+from core.text.prompt import lifted
 from core.text.tokenizer import Tokenizer
 
 INPUTS = {4: "plain", 9: "inpainting", 5: "depth"}
@@ -77,8 +78,8 @@ class Checkpoint:
         """Prompt and negative prompt of a resolved request, as the U-Net is told them."""
         assert request.width and request.height
         positive, negative = encode(
-            request.prompt,
-            request.negative_prompt,
+            lifted(request.prompt)[0],
+            lifted(request.negative_prompt)[0],
             self.text,
             steps,
             tokenizer=self.tokenizer,

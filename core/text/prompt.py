@@ -226,3 +226,21 @@ def _joined(items: Iterable[Item]) -> Wording:
         if item is not None:
             joined.append(item)
     return tuple(joined)
+
+
+@dataclass(frozen=True)
+class NetworkTag:
+    """`<lora:name:0.8>`: another network that the prompt asks for by name."""
+
+    kind: str
+    arguments: str
+    """Everything behind the first colon."""
+
+
+def lifted(text: str) -> tuple[str, tuple[NetworkTag, ...]]:
+    """The text without its `<kind:…>` tags, and the tags in order."""
+    tags = tuple(NetworkTag(m[1], m[2]) for m in _TAG.finditer(text))
+    return _TAG.sub("", text), tags
+
+
+_TAG = re.compile(r"<(\w{1,32}):([^<>]{1,300})>")

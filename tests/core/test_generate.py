@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from core.errors import FileError, NotFinite, RequestError
-from core.events import Decoding, Event, Finished, ImageDone, Loaded, Started, Step
+from core.events import Decoding, Event, Finished, ImageDone, Loaded, Note, Started, Step
 from core.generate import House, Progress, generate
 from core.models.catalog import Catalog
 from core.models.store import Store
@@ -184,6 +184,16 @@ def test_skipping_goes_on_with_the_next_image(house: House) -> None:
     events = list(generate(ASKED, house, lambda: next(wishes)))
     assert [e.finished for e in events if isinstance(e, ImageDone)] == [False, True]
     assert pictures(events)[1] == pictures(list(generate(ASKED, house)))[1]
+
+
+def test_a_lora_that_is_not_applied_is_said_and_not_read_as_words(house: House) -> None:
+    tagged = replace(ASKED, prompt=ASKED.prompt + "<lora:style:0.8>")
+    events = list(generate(tagged, house))
+    (note,) = [e for e in events if isinstance(e, Note)]
+    assert "<lora:style:0.8>" in note.text
+    assert pictures(events) == pictures(list(generate(ASKED, house)))
+    (done, _) = [e for e in events if isinstance(e, ImageDone)]
+    assert done.request.prompt == tagged.prompt
 
 
 def test_at_cfg_1_the_negative_prompt_has_no_say(house: House) -> None:
