@@ -80,7 +80,7 @@ def generate(
     yield from _not_applied(request)
     assert request.checkpoint is not None
     model = yield from house.store.loaded(request.checkpoint, request.vae)
-    yield _loaded(model, house.store.preview())
+    yield _loaded(model, house.store.preview(model))
 
     run = _prepared(request, house.registry, model)
     evaluations = 0

@@ -28,6 +28,8 @@ class Settings:
     precision: Precision = "automatic"
     checkpoint: str | None = None
     """Name of the default checkpoint; None: your first own one, else the one that ships."""
+    checkpoints_in_memory: int = 1
+    """How many stay loaded; switching between them then reads no file."""
     trace_quota_mb: int = 2048
     """Recorded runs are kept up to this much, oldest deleted first."""
 
@@ -60,6 +62,10 @@ def read_settings(root: Path) -> Settings:
     return with_values(settings, values, root)
 
 
+_COUNTS = {"trace_quota_mb": 0, "checkpoints_in_memory": 1}
+"""Settings that are whole numbers, and the least each can be."""
+
+
 def with_values(settings: Settings, values: dict[str, Any], root: Path) -> Settings:
     """`settings` with some fields replaced; relative folders are below `root`.
 
@@ -75,7 +81,7 @@ def with_values(settings: Settings, values: dict[str, Any], root: Path) -> Setti
             value = root / Path(str(value)).expanduser()
         elif name == "precision" and value not in get_args(Precision):
             raise RequestError(f"precision can be {', '.join(get_args(Precision))}, not {value!r}")
-        elif name == "trace_quota_mb" and (not isinstance(value, int) or value < 0):
-            raise RequestError(f"trace_quota_mb must be a whole number from 0, not {value!r}")
+        elif name in _COUNTS and (not isinstance(value, int) or value < _COUNTS[name]):
+            raise RequestError(f"{name} must be a whole number from {_COUNTS[name]}, not {value!r}")
         changes[name] = value
     return replace(settings, **changes)

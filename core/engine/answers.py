@@ -32,7 +32,7 @@ def decoded_step(query: DecodeStep, job: Job, house: House) -> Image:
     step = _step_of(query, job, house)
     row = step.images.index(query.image)
     assert job.request.checkpoint is not None
-    model = _exhausted(house.store.loaded(job.request.checkpoint, job.request.vae))
+    model = exhausted(house.store.loaded(job.request.checkpoint, job.request.vae))
     if query.view == "latents":
         latents = variance_preserving(step.state.latents, torch.tensor(step.sigma))
     else:
@@ -54,7 +54,7 @@ def _step_of(query: DecodeStep, job: Job, house: House) -> Step:
     return step_at(job.trace, house.registry, query.image, query.index)
 
 
-def _exhausted(steps: Generator[Any, None, T]) -> T:
+def exhausted(steps: Generator[Any, None, T]) -> T:
     """What a generator returns, its events dropped."""
     while True:
         try:

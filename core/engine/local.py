@@ -141,15 +141,15 @@ class LocalEngine:
 
     def _warm_up(self) -> None:
         """Loads the default model while nobody waits, if it is small: the first picture is soon."""
-        if self._house is None:
+        if self._house is None or self._waiting:
             return
+        from core.engine.answers import exhausted
+
         try:
             default = self.catalog.default()
             if default.path.is_file() and default.path.stat().st_size <= SMALL_MODEL:
-                for _ in self._house.store.loaded(default.name):
-                    if self._waiting or self._closing:
-                        return
-                self._house.store.preview()
+                loading = self._house.store.loaded(default.name)
+                self._house.store.preview(exhausted(loading))
         except (VitrineError, OSError):
             log.exception("the default checkpoint can't be loaded ahead of time")
 

@@ -1,11 +1,13 @@
-"""Which checkpoint is in memory, on which device; the only caller that chooses either."""
+"""Which checkpoints are in memory, on which device; the only caller that chooses either."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,24 +23,30 @@ from core.models.files import sha256
 from core.settings import Settings
 
 
+@dataclass
+class _Kept:
+    """A checkpoint in memory, and its linear preview once it was asked for."""
+
+    checkpoint: Checkpoint
+    preview: Tensor | None = None
+
+
 class Store:
-    """Keeps the checkpoint used last. For the engine's thread alone."""
+    """Keeps the checkpoints used last. For the engine's thread alone."""
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._catalog = catalog
         self._hashes = HashCache(settings.data_dir / "hashes.json")
+        self._room = max(1, settings.checkpoints_in_memory)
         self.device = chosen_device(settings.device)
         self.dtype = chosen_dtype(settings.precision, self.device)
-        self._key: tuple[Version | None, ...] | None = None
-        self._checkpoint: Checkpoint | None = None
-        self._preview: Tensor | None = None
+        self._kept: OrderedDict[tuple[Version, Version | None], _Kept] = OrderedDict()
 
     def loaded(self, name: str, vae: str | None = None) -> Generator[Loading, None, Checkpoint]:
-        """The checkpoint of that name, read if it is not the one in memory.
+        """The checkpoint of that name, read if it is not in memory as the file is now.
 
-        `vae` names another VAE; None is the one beside it or inside.
-
-        A failed load leaves the previous one in place.
+        `vae` names another VAE; None is the one beside it or inside. A failed load leaves those in
+        memory in place.
 
         Raises:
             RequestError, FileError: as Catalog.checkpoint and read_checkpoint.
@@ -46,28 +54,31 @@ class Store:
         file = self._catalog.checkpoint(name)
         vae_file = self._catalog.vae(vae, file)
         key = _version(file.path), None if vae_file is None else _version(vae_file.path)
-        if self._checkpoint is None or key != self._key:
+        if key not in self._kept:
             yield Loading("fingerprint", 0, file.path.stat().st_size)
             fingerprint = self._hashes.sha256(_fingerprinted(file.path))
             checkpoint = yield from read_checkpoint(
                 file, fingerprint, self.device, self.dtype, vae_file
             )
-            self._key, self._checkpoint, self._preview = key, checkpoint, None
+            self._kept[key] = _Kept(checkpoint)
+            while len(self._kept) > self._room:
+                self._kept.popitem(last=False)
             gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
-        return self._checkpoint
+        self._kept.move_to_end(key)
+        return self._kept[key].checkpoint
 
-    def preview(self) -> Tensor:
-        """The linear preview of the checkpoint in memory, fitted once; see images.preview."""
-        assert self._checkpoint is not None
-        if self._preview is None:
-            checkpoint = self._checkpoint
+    def preview(self, checkpoint: Checkpoint) -> Tensor:
+        """The linear preview of a checkpoint, fitted once while it is kept; see images.preview."""
+        kept = next((k for k in self._kept.values() if k.checkpoint is checkpoint), None)
+        kept = kept or _Kept(checkpoint)
+        if kept.preview is None:
             config = checkpoint.vae.config
-            self._preview = fit_preview(
+            kept.preview = fit_preview(
                 lambda pixels: checkpoint.encode(pixels.to(checkpoint.device)).cpu(),
                 config.shrink,
                 config.latent_channels,
             )
-        return self._preview
+        return kept.preview
 
 
 Version: TypeAlias = tuple[Path, int, int]
