@@ -1,0 +1,54 @@
+"""A picture dropped on the page: what it says of itself becomes the form's values."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+
+from core.errors import FileError, RequestError
+from webui import form
+
+PICTURE_LIMIT = 32 * 2**20
+"""Bytes of a dropped picture."""
+AT_ONCE = 4
+"""Pictures read at the same time; others wait, so memory stays bounded."""
+
+
+def routes(engine: Any) -> APIRouter:
+    router = APIRouter()
+    places = asyncio.Semaphore(AT_ONCE)
+
+    @router.post("/api/read")
+    async def read(request: Request) -> dict[str, Any]:
+        """A picture's bytes in; form values, by field, and sentences on what is not among them."""
+        async with places:
+            data = bytearray()
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > PICTURE_LIMIT:
+                    raise RequestError(f"a picture has at most {PICTURE_LIMIT // 2**20} MB here")
+            return await run_in_threadpool(values_of, bytes(data), engine)
+
+    return router
+
+
+def values_of(data: bytes, engine: Any) -> dict[str, Any]:
+    """Raises FileError where there is no picture, or nothing to be read in it."""
+    from core.images.capsule import read_picture
+
+    if not data:
+        raise FileError("that file is empty")
+    there = {file.name for file in engine.catalog.checkpoints()}
+    found = read_picture(data).request(engine.registry, there)
+    if found is None:
+        raise FileError("that picture does not say how it was made")
+    request, notes = found
+    values = form.written(request)
+    if request.checkpoint is not None and request.checkpoint not in there:
+        notes.append(f"The model {request.checkpoint} is not here; the chosen one is kept.")
+    if values["checkpoint"] not in there:
+        del values["checkpoint"]
+    return {"values": values, "notes": [*notes, *form.not_written(request)]}

@@ -1,0 +1,1 @@
+"""One file a page: what is drawn, and what is wired, in two functions."""

@@ -1,0 +1,167 @@
+// The form: gradio's own widgets, read and filled through the two hooks of webui/pages/create.py.
+// Remembers what was typed, shows what each model knows, marks the fields that are wrong.
+
+import { asked, control, kept, made, part, present, sentence, typed } from "./dom.js";
+
+const KEY = "vitrine.form";
+
+export class Form {
+  constructor(status) {
+    this.say = status;
+    this.values = {};
+    this.wanted = null;
+    this.models = { checkpoints: [], samplers: {} };
+    this.last = kept("vitrine.seed");
+    this.remembers = false; // not before the old values are back
+    this.loaded = asked("/api/models")
+      .then((models) => {
+        this.models = models;
+        this.shown();
+      })
+      .catch(() => {});
+    this.seeds();
+  }
+
+  /** gradio's hook: some value has changed. */
+  changed(names, values) {
+    const before = this.values;
+    this.values = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    if (this.remembers) kept(KEY, this.values);
+    if (before.checkpoint !== this.values.checkpoint || before.sampler !== this.values.sampler) {
+      const chosen = before.checkpoint && before.checkpoint !== this.values.checkpoint;
+      this.shown();
+      if (chosen && !this.filling) this.useDefaults();
+    }
+    this.folded();
+  }
+
+  /** gradio's hook at the start: what was typed last time, where it still fits. */
+  async recalled(names, values) {
+    await this.loaded;
+    const now = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    const before = this.fitting(kept(KEY) || {});
+    const model = before.checkpoint || this.models.default || now.checkpoint;
+    const own = this.models.checkpoints.find((file) => file.name === model)?.defaults || {};
+    const merged = { ...now, ...own, checkpoint: model, ...before };
+    this.values = merged;
+    this.remembers = true;
+    this.shown();
+    this.folded();
+    return names.map((name) => merged[name] ?? null);
+  }
+
+  /** Only what there still is. */
+  fitting(values) {
+    const fit = { ...values };
+    if (!this.models.checkpoints.some((file) => file.name === fit.checkpoint)) delete fit.checkpoint;
+    if (!(fit.sampler in this.models.samplers)) delete fit.sampler;
+    return fit;
+  }
+
+  /** Sets some fields, and leaves the others. */
+  fill(values) {
+    this.wanted = { ...this.wanted, ...values };
+    document.querySelector("#v-fill")?.click();
+  }
+
+  /** gradio's hook after `fill`. */
+  filled(names, values) {
+    const wanted = this.wanted || {};
+    this.wanted = null;
+    this.filling = true;
+    setTimeout(() => (this.filling = false), 500);
+    return names.map((name, i) => (name in wanted ? wanted[name] : values[i]));
+  }
+
+  get model() {
+    return this.models.checkpoints.find((file) => file.name === this.values.checkpoint);
+  }
+
+  useDefaults() {
+    if (this.model) this.fill(this.model.defaults);
+  }
+
+  /** What the chosen model and sampler say of themselves. */
+  shown() {
+    const model = this.model;
+    const knows = part("knows");
+    if (knows && model) {
+      knows.textContent = model.description || "";
+      part("chips").replaceChildren(
+        ...model.examples.slice(0, 5).map((prompt) => {
+          const chip = made("button", { type: "button", className: "v-chip", textContent: prompt });
+          chip.addEventListener("click", () => {
+            const box = control("txt2img_prompt");
+            typed(box, prompt);
+            box.focus();
+          });
+          return made("li", {}, chip);
+        }),
+      );
+    }
+    if (model) {
+      for (const id of ["txt2img_width", "txt2img_height"]) {
+        const input = control(id);
+        if (input) input.placeholder = `${model.size} (its own)`;
+      }
+    }
+    const sampler = this.models.samplers[this.values.sampler];
+    const compose = document.getElementById("v-compose");
+    // An attribute, for the fields come and go with their fold.
+    if (sampler && compose) compose.dataset.takes = sampler.options.join(" ");
+    const choice = document.getElementById("txt2img_sampling");
+    if (sampler && choice) choice.title = sampler.help;
+  }
+
+  /** The settings in short, for when they are folded away. */
+  folded() {
+    const said = part("fold-said");
+    if (!said) return;
+    const { steps, cfg_scale, seed } = this.values;
+    said.textContent = `${steps} steps · guidance ${cfg_scale}${seed ? ` · seed ${seed}` : ""}`;
+  }
+
+  used(seed) {
+    this.last = seed;
+    kept("vitrine.seed", seed);
+    const button = part("last-seed");
+    if (!button) return;
+    button.disabled = false;
+    button.textContent = `Use last: ${seed}`;
+  }
+
+  setSeed(seed) {
+    this.fill({ seed: String(seed) });
+    this.say(`Seed ${seed} is set; it stays until you clear it.`);
+  }
+
+  /** What a picture was made with becomes the form. */
+  useImage(image) {
+    this.fill(image.form);
+    this.say("The picture's settings are in the form.");
+  }
+
+  /** Marks fields that are wrong and says why. */
+  wrong(errors) {
+    const sentences = Object.values(errors).map(sentence);
+    let first = null;
+    for (const name of Object.keys(errors)) {
+      const id = this.models.fields?.[name];
+      const input = id && control(id);
+      if (!input) continue;
+      input.setAttribute("aria-invalid", "true");
+      input.addEventListener("input", () => input.removeAttribute("aria-invalid"), { once: true });
+      first = first || input;
+    }
+    first?.focus();
+    return sentences.join(" ");
+  }
+
+  /** The buttons beside the seed. */
+  async seeds() {
+    const last = await present('[data-v="last-seed"]');
+    last.addEventListener("click", () => this.setSeed(this.last));
+    part("new-seed").addEventListener("click", () => this.fill({ seed: "" }));
+    if (this.last) this.used(this.last);
+  }
+}

@@ -1,0 +1,99 @@
+// The page's scripts begin here. `page` is what webui/pages/create.py calls by name.
+
+import { asked, control, kept, part, present } from "./dom.js";
+import { drops } from "./drop.js";
+import { Form } from "./form.js";
+import { keys } from "./keys.js";
+import { Session } from "./session.js";
+
+const PATIENCE_MS = 5000;
+
+let session = null;
+let patience = 0;
+const form = new Form((text) => session?.status.say(text));
+
+export const page = {
+  /** The stage is drawn. */
+  async mount(root) {
+    if (session) return;
+    session = new Session(root, form);
+    keys(session);
+    drops(form, session.status);
+    folding();
+    theming();
+    inviting();
+    await session.resume();
+  },
+
+  changed: (names, values) => form.changed(names, values),
+  recalled: (names, values) => form.recalled(names, values),
+  filled: (names, values) => form.filled(names, values),
+
+  /** The server's answer to Generate. */
+  replied(reply) {
+    clearTimeout(patience);
+    if (!reply) session.status.problem("The server did not take it; its log says why.");
+    else if (reply.job) session.follow(reply.job);
+    else session.status.problem(form.wrong(reply.errors));
+  },
+
+  stop: () => session.steer("interrupt"),
+  skip: () => session.steer("skip"),
+  discard: () => session.steer("cancel"),
+};
+
+/** The prompt waits for words, where that opens no keyboard; buttons name their keys. */
+async function inviting() {
+  const box = await present("#txt2img_prompt textarea");
+  if (matchMedia("(hover: hover) and (pointer: fine)").matches) box.focus();
+  const command = navigator.platform.startsWith("Mac") ? "⌘" : "Ctrl";
+  const keys = { generate: `${command}+Enter`, interrupt: "Esc", skip: "Alt+Enter" };
+  for (const [name, key] of Object.entries(keys)) {
+    const button = document.getElementById(`txt2img_${name}`);
+    if (button) button.title = key;
+  }
+  (await present("#txt2img_generate")).addEventListener("click", handing);
+  const seed = control("txt2img_seed");
+  if (seed) seed.inputMode = "numeric";
+}
+
+/** Generate was pressed: gradio carries the form to the server, and says nothing if that fails. */
+function handing() {
+  session.status.say("Handing it to the engine…", { kind: "busy", spoken: false });
+  clearTimeout(patience);
+  patience = setTimeout(async () => {
+    try {
+      await asked("/api/session");
+      session.status.problem("The server did not take it. Reload the page and try again.");
+    } catch (error) {
+      session.status.problem(error.message);
+    }
+  }, PATIENCE_MS);
+}
+
+async function folding() {
+  const button = await present('[data-v="fold"]');
+  const settings = document.querySelector("#v-settings");
+  button.addEventListener("click", () => {
+    const open = settings.classList.toggle("is-open");
+    button.setAttribute("aria-expanded", String(open));
+  });
+}
+
+async function theming() {
+  const button = await present('[data-v="theme"]');
+  const shown = () => {
+    const dark = document.body.classList.contains("dark");
+    button.setAttribute("aria-pressed", String(dark));
+    button.textContent = dark ? "Light" : "Dark";
+  };
+  const chosen = kept("vitrine.theme");
+  if (chosen) document.body.classList.toggle("dark", chosen === "dark");
+  shown();
+  new MutationObserver(shown).observe(document.body, { attributeFilter: ["class"] });
+  button.addEventListener("click", () => {
+    document.body.classList.toggle("dark");
+    kept("vitrine.theme", document.body.classList.contains("dark") ? "dark" : "light");
+    window.dispatchEvent(new Event("resize"));
+  });
+}
