@@ -29,7 +29,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Loading:
-    """A part of a checkpoint is being read: `done` of `total` bytes."""
+    """A part of a checkpoint is being read: `done` of `total` bytes; total 0 where nobody knows."""
 
     part: str
     done: int

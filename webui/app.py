@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from core.engine.engine import Engine
 from core.errors import VitrineError
 from core.settings import Settings
 from webui import assets, catalog, drop, stream
@@ -25,7 +25,7 @@ from webui.theme import theme
 MAX_FILE = "64mb"
 
 
-def create_app(engine: Any, settings: Settings, gate: Rules) -> FastAPI:
+def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
     """The whole server: gate, own routes, page.
 
     Args:

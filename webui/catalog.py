@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from core.engine.engine import Engine
 from core.errors import VitrineError
 from webui import form
 
 
-def routes(engine: Any) -> APIRouter:
+def routes(engine: Engine) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/models")
@@ -20,7 +21,7 @@ def routes(engine: Any) -> APIRouter:
     return router
 
 
-def described(engine: Any) -> dict[str, Any]:
+def described(engine: Engine) -> dict[str, Any]:
     """Every checkpoint and sampler, as JSON values. Reads headers, so it may take a moment."""
     try:
         default = engine.catalog.default().name

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from core.engine.engine import Engine
 from core.errors import FileError, RequestError
 from webui import form
 
@@ -17,7 +18,7 @@ AT_ONCE = 4
 """Pictures read at the same time; others wait, so memory stays bounded."""
 
 
-def routes(engine: Any) -> APIRouter:
+def routes(engine: Engine) -> APIRouter:
     router = APIRouter()
     places = asyncio.Semaphore(AT_ONCE)
 
@@ -35,7 +36,7 @@ def routes(engine: Any) -> APIRouter:
     return router
 
 
-def values_of(data: bytes, engine: Any) -> dict[str, Any]:
+def values_of(data: bytes, engine: Engine) -> dict[str, Any]:
     """Raises FileError where there is no picture, or nothing to be read in it."""
     from core.images.capsule import read_picture
 

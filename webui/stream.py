@@ -159,7 +159,12 @@ def _job_routes(router: APIRouter, stage: Stage) -> None:
         """The caller's jobs, oldest first, and what runs them."""
         info = stage.engine.describe()
         return {
-            "engine": {"ready": info.ready, "device": info.device, "precision": info.precision},
+            "engine": {
+                "ready": info.ready,
+                "device": info.device,
+                "precision": info.precision,
+                "problem": info.problem,
+            },
             "jobs": [stage.summary(job) for job in stage.engine.jobs(owner(request))],
         }
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from core.engine.job import Job
+from core.models.catalog import Catalog
+from core.registry import Registry
 from core.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ class EngineInfo:
     precision: str
     waiting: int
     running: int
+    problem: str = ""
+    """Why it could not start, as a sentence; empty when nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ Query: TypeAlias = DecodeStep
 class Engine(Protocol):
     """Runs requests in its own thread; safe to call from any."""
 
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def registry(self) -> Registry: ...
+
     def describe(self) -> EngineInfo: ...
 
     def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
@@ -55,7 +65,8 @@ class Engine(Protocol):
         """Raises RequestError if there is none of that id."""
 
     def jobs(self, owner: str | None = None) -> list[Job]:
-        """Waiting, running and recent jobs, oldest first."""
+        """Waiting, running and recent jobs, oldest first; with an owner also those of an earlier
+        process."""
 
     def place(self, job: Job) -> int:
         """Jobs before this one: 0 when it is running or next."""

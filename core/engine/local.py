@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 KEPT_JOBS = 16
 """Finished jobs whose events stay in memory; older ones are read from their recordings."""
+RECALLED_JOBS = 12
+"""Jobs of an earlier process that an owner finds again at the first look."""
 SMALL_MODEL = 500 * 2**20
 """Bytes; a default checkpoint up to this is loaded before anybody asks."""
 
@@ -55,6 +57,7 @@ class LocalEngine:
         self._jobs: dict[str, Job] = {}
         self._waiting: list[Job] = []
         self._running: Job | None = None
+        self._recalled: set[str] = set()
         self._errands: queue.SimpleQueue[tuple[Query, Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._closing = False
@@ -76,6 +79,7 @@ class LocalEngine:
             precision=str(house.store.dtype).removeprefix("torch.") if house else "",
             waiting=waiting,
             running=int(running),
+            problem="" if self._broken is None else f"the engine can't start: {self._broken}",
         )
 
     def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
@@ -95,8 +99,11 @@ class LocalEngine:
         return self._past(row)
 
     def jobs(self, owner: str | None = None) -> list[Job]:
+        if owner is not None:
+            self._recall(owner)
         with self._lock:
-            return [job for job in self._jobs.values() if owner in (None, job.owner)]
+            found = [job for job in self._jobs.values() if owner in (None, job.owner)]
+        return sorted(found, key=lambda job: job.created)
 
     def place(self, job: Job) -> int:
         with self._lock:
@@ -291,6 +298,18 @@ class LocalEngine:
         error = None if row.error is None else VitrineError(row.error)
         job.end(row.state, Cancelled() if row.state is JobState.CANCELLED else error)
         return job
+
+    def _recall(self, owner: str) -> None:
+        """The owner's last jobs of an earlier process, brought back into memory once."""
+        with self._lock:
+            if owner in self._recalled:
+                return
+            self._recalled.add(owner)
+        for row in self._queue.recent(owner, RECALLED_JOBS):
+            if row.id not in self._jobs and row.state.is_over:
+                job = self._past(row)
+                with self._lock:
+                    self._jobs.setdefault(job.id, job)
 
     def _trace_path(self, job: Job) -> Path:
         return self.settings.traces_dir / f"{job.id}.trace"

@@ -164,6 +164,7 @@ def read_checkpoint(
     prefixes = [part.prefix(header) for part in family.text]
     reader = _Reader(header, (UNET, *(p for p in prefixes if p)))
     yield from reader.filled(network, UNET, "U-Net", dtype, device)
+    yield Loading("the text encoder's code", 0, 0)  # transformers: seconds, the first time
     encoders = []
     for part, prefix in zip(family.text, prefixes, strict=True):
         assert prefix is not None  # the family would not have matched

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from core.engine.engine import Engine
 from core.errors import VitrineError
 from core.registry import Registry
 from webui import form
@@ -39,7 +40,7 @@ class Create:
     fill: gr.Button
 
 
-def page(stage: Stage, engine: Any, files: Assets) -> gr.Blocks:
+def page(stage: Stage, engine: Engine, files: Assets) -> gr.Blocks:
     with gr.Blocks(
         title="Vitrine", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
@@ -48,7 +49,7 @@ def page(stage: Stage, engine: Any, files: Assets) -> gr.Blocks:
     return demo
 
 
-def choices(engine: Any) -> Choices:
+def choices(engine: Engine) -> Choices:
     """(title, name) of everything a person can choose, by field."""
     registry: Registry = engine.registry
     return {
@@ -62,7 +63,7 @@ def choices(engine: Any) -> Choices:
     }
 
 
-def beginnings(engine: Any) -> Mapping[str, Any]:
+def beginnings(engine: Engine) -> Mapping[str, Any]:
     """What the form says before anybody touched it: the default model, and its favourites."""
     try:
         checkpoint = engine.catalog.default()
@@ -178,7 +179,7 @@ def widget(field: Field, value: Any, choices: Choices) -> Any:
     return gr.Number(**common, value=value, step=field.step, placeholder="automatic", min_width=90)
 
 
-def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Any, files: Assets) -> None:
+def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Engine, files: Assets) -> None:
     """What happens when something is pressed or changed."""
     registry: Registry = engine.registry
     inputs = drawn.inputs

@@ -72,11 +72,11 @@ export class Session {
   }
 
   machine() {
-    const { ready, device, precision } = this.engine;
+    const { ready, device, precision, problem } = this.engine;
     const line = part("machine");
     if (!line) return;
-    line.textContent = ready ? `${device} · ${precision}` : "the engine is getting ready";
-    if (ready) return;
+    line.textContent = problem || (ready ? `${device} · ${precision}` : "the engine is getting ready");
+    if (ready || problem) return;
     this.patience = Math.min(30_000, (this.patience || 1000) * 1.5);
     setTimeout(() => this.again(), this.patience);
   }

@@ -46,7 +46,7 @@ export class Status {
     } else if (message.type === "loading") {
       const share = message.total ? message.done / message.total : 0;
       const part = message.part ? ` ${message.part}` : "";
-      this.say(`Loading${part}: ${Math.round(share * 100)} %`, {
+      this.say(`Loading${part}${message.total ? `: ${Math.round(share * 100)} %` : "…"}`, {
         kind: "busy", spoken: false, share: 0,
       });
     } else if (message.type === "step") {

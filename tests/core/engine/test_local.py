@@ -166,6 +166,8 @@ def test_a_job_of_an_earlier_process_is_found_with_its_events(settings: Settings
         assert found.state is JobState.FINISHED
         assert found.owner == job.owner
         assert image(found) == image(job)
+        assert [j.id for j in engine.jobs("local")] == [job.id]
+        assert engine.jobs("somebody else") == []
 
 
 def test_what_was_queued_at_a_good_close_is_made_after_the_next_start(settings: Settings) -> None:
@@ -218,6 +220,15 @@ def test_a_job_that_took_the_process_down_twice_is_set_aside(settings: Settings)
         assert job.state is JobState.FAILED
         with pytest.raises(VitrineError, match="2 times"):
             list(job)
+
+
+def test_an_engine_that_cannot_start_says_so_and_so_do_its_jobs(settings: Settings) -> None:
+    with running(replace(settings, device="nonesuch")) as engine:
+        job = engine.submit(ASKED)
+        assert job.wait(PATIENCE)
+        with pytest.raises(VitrineError, match="nonesuch"):
+            list(job)
+        assert "nonesuch" in engine.describe().problem
 
 
 def test_recordings_stay_within_their_quota(settings: Settings) -> None:
