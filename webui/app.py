@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from core.engine.engine import Engine
 from core.errors import VitrineError
 from core.settings import Settings
-from webui import assets, catalog, drop, stream
+from webui import assets, catalog, drop, reading, stream
 from webui.gate import Gate, Rules
 from webui.pages import create
 from webui.theme import theme
@@ -29,7 +29,7 @@ def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
     """The whole server: gate, own routes, page.
 
     Args:
-        engine: a `core.engine.engine.Engine` with a `catalog` and a `registry`.
+        engine: what runs the requests.
     """
     _own_temporary_folder(settings.data_dir / "gradio-uploads")
     # No pages of documentation: FastAPI's fetch their scripts from another host.
@@ -40,6 +40,7 @@ def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
     app.include_router(stream.routes(stage))
     app.include_router(catalog.routes(engine))
     app.include_router(drop.routes(engine))
+    app.include_router(reading.routes())
     app.add_exception_handler(VitrineError, _sentence)
     app.add_exception_handler(HTTPException, _plain)
 

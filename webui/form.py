@@ -53,6 +53,14 @@ class Field:
     """How a list calls the choice of none, which the house then makes; its value is ""."""
 
     @property
+    def is_typed(self) -> bool:
+        """A number that may be left empty is typed as text: gradio's number field now and then
+        says 0 for nothing, and 0 is a value."""
+        return self.kind == "seed" or (
+            self.kind in ("whole", "number") and self.slider is None and self.default is None
+        )
+
+    @property
     def limits(self) -> tuple[float, float] | None:
         if self.name.startswith(OPTION):
             return OPTION_BOUNDS[self.name.removeprefix(OPTION)]
@@ -317,10 +325,10 @@ def written(request: GenerationRequest) -> dict[str, Any]:
             value = getattr(value, name) if value is not None else None
         if isinstance(value, enum.Enum):
             value = value.value
-        if value is None and (field.kind == "seed" or field.unset is not None):
+        if value is None and (field.is_typed or field.unset is not None):
             value = ""
-        elif field.kind == "seed":
-            value = str(value)
+        elif field.is_typed:
+            value = repr(value).removesuffix(".0")
         values[field.name] = value
     if not isinstance(request.schedule, str):
         values["schedule"] = AUTOMATIC
@@ -348,7 +356,8 @@ def not_written(request: GenerationRequest) -> list[str]:
 
 def defaults(checkpoint_defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What choosing a checkpoint sets: its own size (left empty) and its own favourites."""
-    values = {name: BY_NAME[name].default for name in ("width", "height", "steps", "cfg_scale")}
+    fields = [BY_NAME[name] for name in ("width", "height", "steps", "cfg_scale")]
+    values = {field.name: "" if field.is_typed else field.default for field in fields}
     for name, value in checkpoint_defaults.items():
         if name in BY_NAME:
             values[name] = int(value) if BY_NAME[name].kind == "whole" else value

@@ -142,5 +142,5 @@ def test_what_the_form_has_no_place_for_is_said() -> None:
 
 def test_choosing_a_checkpoint_sets_its_own_size_and_favourites() -> None:
     values = form.defaults({"steps": 12.0, "cfg_scale": 4.5, "nonsense": 1.0})
-    assert values == {"width": None, "height": None, "steps": 12, "cfg_scale": 4.5}
+    assert values == {"width": "", "height": "", "steps": 12, "cfg_scale": 4.5}
     assert isinstance(values["steps"], int)

@@ -130,6 +130,38 @@ def visitor(
     assert not visitor.complaints
 
 
+def test_the_tokens_of_a_prompt_are_counted_and_shown_while_it_is_typed(visitor: Visitor) -> None:
+    page = visitor.page
+    count = page.locator('[data-v="token-count"]')
+    page.locator(BOX).fill("a (red:1.5) apple")
+    expect(count).to_have_text("3 of 75 tokens")
+    page.locator(".v-tokens summary").click()
+    words = page.locator('[data-v="token-list"] li')
+    expect(words).to_have_count(3)
+    expect(words.nth(1)).to_contain_text("red")
+    expect(words.nth(1)).to_contain_text("×1.5")
+    page.locator(BOX).fill("word " * 80)
+    expect(count).to_have_text("80 of 150 tokens in 2 chunks")
+
+
+def test_what_is_typed_while_the_page_is_loading_is_not_lost(
+    context: BrowserContext, fake_server: str
+) -> None:
+    """The old values come back from the server's answer, and must not sweep away new ones."""
+    page = context.new_page()
+
+    def slowly(route: Any) -> None:
+        page.wait_for_timeout(700)
+        route.continue_()
+
+    page.route("**/api/models", slowly)
+    page.goto(fake_server)
+    page.locator(BOX).fill("typed early")
+    page.wait_for_timeout(2500)
+    expect(page.locator(BOX)).to_have_value("typed early")
+    page.close()
+
+
 def test_a_newcomer_watches_a_picture_develop_and_scrubs_through_it(visitor: Visitor) -> None:
     page = visitor.page
     assert page.title() == "Vitrine"

@@ -92,6 +92,12 @@ def draw(choices: Choices, beginnings: Mapping[str, Any], files: Assets) -> Crea
                     skip = gr.Button("Next image", elem_id="txt2img_skip")
                     discard = gr.Button("Discard", elem_id="txt2img_discard")
             gr.HTML(
+                html_template=files.text("tokens.html"),
+                elem_id="v-tokens",
+                apply_default_css=False,
+                js_on_load=None,
+            )
+            gr.HTML(
                 html_template=files.text("examples.html"),
                 elem_id="v-examples",
                 apply_default_css=False,

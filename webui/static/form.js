@@ -42,12 +42,23 @@ export class Form {
     const before = this.fitting(kept(KEY) || {});
     const model = before.checkpoint || this.models.default || now.checkpoint;
     const own = this.models.checkpoints.find((file) => file.name === model)?.defaults || {};
-    const merged = { ...now, ...own, checkpoint: model, ...before };
+    const merged = { ...now, ...own, checkpoint: model, ...before, ...this.typedSince(now) };
     this.values = merged;
     this.remembers = true;
     this.shown();
     this.folded();
     return names.map((name) => merged[name] ?? null);
+  }
+
+  /** What was typed while the old values were still on their way; it must not be lost. */
+  typedSince(values) {
+    const fresh = {};
+    for (const [name, id] of Object.entries(this.models.fields || {})) {
+      const box = control(id);
+      const isText = box && (box.tagName === "TEXTAREA" || box.type === "text") && !box.role;
+      if (isText && box.value && box.value !== String(values[name] ?? "")) fresh[name] = box.value;
+    }
+    return fresh;
   }
 
   /** Only what there still is. */

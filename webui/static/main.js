@@ -4,6 +4,7 @@ import { asked, control, kept, part, present } from "./dom.js";
 import { drops } from "./drop.js";
 import { Form } from "./form.js";
 import { keys } from "./keys.js";
+import { reading } from "./reading.js";
 import { Session } from "./session.js";
 
 const PATIENCE_MS = 5000;
@@ -25,8 +26,15 @@ export const page = {
     await session.resume();
   },
 
-  changed: (names, values) => form.changed(names, values),
-  recalled: (names, values) => form.recalled(names, values),
+  changed(names, values) {
+    form.changed(names, values);
+    reading(form.values);
+  },
+  async recalled(names, values) {
+    const recalled = await form.recalled(names, values);
+    reading(form.values);
+    return recalled;
+  },
   filled: (names, values) => form.filled(names, values),
 
   /** The server's answer to Generate. */
@@ -53,8 +61,10 @@ async function inviting() {
     if (button) button.title = key;
   }
   (await present("#txt2img_generate")).addEventListener("click", handing);
-  const seed = control("txt2img_seed");
-  if (seed) seed.inputMode = "numeric";
+  for (const id of ["txt2img_seed", "txt2img_width", "txt2img_height"]) {
+    const digits = control(id);
+    if (digits) digits.inputMode = "numeric";
+  }
 }
 
 /** Generate was pressed: gradio carries the form to the server, and says nothing if that fails. */
