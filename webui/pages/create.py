@@ -156,15 +156,14 @@ def widget(field: Field, value: Any, choices: Choices) -> Any:
             max_lines=12,
             placeholder="a red apple on a blue background" if main else None,
         )
-    if field.kind == "seed":
-        digits = gr.InputHTMLAttributes(autocomplete="off", spellcheck=False)
+    if field.is_typed:
         return gr.Textbox(
             **common,
-            value="",
+            value="" if value is None else str(value),
             max_lines=1,
-            placeholder="random",
+            placeholder="random" if field.kind == "seed" else "automatic",
             min_width=90,
-            html_attributes=digits,
+            html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
         )
     if field.kind == "choice":
         offered = [*field.choices] or choices[field.name]
@@ -182,7 +181,7 @@ def widget(field: Field, value: Any, choices: Choices) -> Any:
             precision=0 if field.kind == "whole" else None,
             buttons=[],
         )
-    return gr.Number(**common, value=value, step=field.step, placeholder="automatic", min_width=90)
+    return gr.Number(**common, value=value, step=field.step, min_width=90)
 
 
 def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Engine, files: Assets) -> None:
