@@ -1,0 +1,1 @@
+"""A tiny latent diffusion model that ships with the project: its data, training and weights."""
