@@ -91,7 +91,8 @@ def _shown(events: Iterator[Event]) -> Iterator[Event]:
             case Started(request):
                 say(f"{request.checkpoint}, seed {request.seed}\n")
             case Loading(part, done, total):
-                say(f"\rloading {part}: {100 * done // max(total, 1)} %   ")
+                share = f": {100 * done // total} %" if total else ""
+                say(f"\rloading {part}{share}          ")
             case Step():
                 sigma = f"sigma {event.sigma:.3g}"
                 say(f"\rstep {event.state.index} of {event.total}, {sigma}      ")
