@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.errors import VitrineError
+from core.errors import FileError, VitrineError
 from core.events import Decoding, Event, Finished, ImageDone, Loading, Note, Started, Step
 from core.registry import built_in
 from core.request import GenerationRequest
@@ -107,15 +107,20 @@ def _shown(events: Iterator[Event]) -> Iterator[Event]:
 
 
 def _save(event: ImageDone, options: argparse.Namespace) -> None:
-    if event.path is None:
-        return
     if options.output is None:
-        print(event.path)
+        if event.path is not None:  # else a note has said why
+            print(event.path)
         return
     target = options.output
     if event.index:
         target = target.with_stem(f"{target.stem}-{event.index}")
-    shutil.copyfile(event.path, target)
+    try:
+        if event.path is not None:
+            shutil.copyfile(event.path, target)
+        else:
+            event.image.save(target, "PNG")
+    except OSError as error:
+        raise FileError(f"{target} can't be written: {error.strerror or error}") from error
     print(target)
 
 

@@ -10,6 +10,7 @@ File: the line `MAGIC`, then records of
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -54,23 +55,60 @@ Json = dict[str, Any]
 def recorded(events: Iterator[Event], path: Path) -> Generator[Event, None, None]:
     """Passes the stream through and writes it to `path`, a whole record at a time.
 
-    A file that is there is gone on with: the recording of a resumed run is one recording.
+    A file that is there is gone on with: the recording of a resumed run is one recording. Where
+    it can't be written, a Note says so once and the run goes on without.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = _whole_length(path)
-    with path.open("r+b" if kept else "wb") as file:
+    writer = _Writer(path)
+    try:
+        for event in events:
+            problem = writer.write(event)
+            yield event
+            if problem is not None:
+                yield Note("not recorded", problem)
+    finally:
+        writer.close()
+        if isinstance(events, Generator):
+            events.close()
+
+
+class _Writer:
+    """Appends records to a file, until that fails once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._goes_on = False
+        self._broken = False
+
+    def write(self, event: Event) -> str | None:
+        """A sentence when writing has just become impossible."""
+        if self._broken:
+            return None
+        try:
+            if self._file is None:
+                self._file = self._opened()
+            if not (self._goes_on and isinstance(event, Started)):
+                _write(self._file, *_to_record(event))
+        except OSError as error:
+            self._broken = True
+            return f"this run is not recorded: {self._path.parent}: {error.strerror or error}"
+        return None
+
+    def close(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what could not be written was said before
+                self._file.close()
+
+    def _opened(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _whole_length(self._path)
+        self._goes_on = kept > 0
+        file = self._path.open("r+b" if kept else "wb")
         file.seek(kept)
         file.truncate()
         if not kept:
             file.write(MAGIC)
-        try:
-            for event in events:
-                if not (kept and isinstance(event, Started)):
-                    _write(file, *_to_record(event))
-                yield event
-        finally:
-            if isinstance(events, Generator):
-                events.close()
+        return file
 
 
 def replayed(path: Path, registry: Registry) -> Iterator[Event]:

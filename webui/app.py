@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from core.engine.engine import Engine
-from core.errors import VitrineError
+from core.errors import FileError, VitrineError
 from core.settings import Settings
 from webui import assets, catalog, drop, reading, stream
 from webui.gate import Gate, Rules
@@ -76,7 +76,10 @@ def _own_temporary_folder(folder: Path) -> None:
     A name nobody else would use: the folder is emptied, wherever the data folder may be.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {folder} can't be made: {error.strerror}") from error
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 

@@ -43,9 +43,9 @@ class Queue:
         Raises:
             FileError: the file can't be opened or written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute(
@@ -54,8 +54,11 @@ class Queue:
                 "created REAL NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, "
                 "error TEXT)"
             )
-        except sqlite3.Error as error:
-            raise FileError(f"the queue {path} can't be opened: {error}") from error
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FileError(
+                f"the data folder {path.parent} can't be written ({reason}); choose another one"
+            ) from error
 
     def add(self, row: Row) -> None:
         self._run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -107,10 +108,11 @@ class HashCache:
         known = self._known()
         if key not in known:
             known[key] = sha256(path)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(known), encoding="utf-8")
-            temporary.replace(self._path)
+            with contextlib.suppress(OSError):  # a cache: what is not kept is computed again
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+                temporary.write_text(json.dumps(known), encoding="utf-8")
+                temporary.replace(self._path)
         return known[key]
 
     def _known(self) -> dict[str, str]:

@@ -471,12 +471,9 @@ def test_a_phone_has_everything_within_reach(phone: Visitor) -> None:
 
 def test_the_real_engine_with_the_model_that_ships(context: BrowserContext, tmp_path: Path) -> None:
     from core.engine.local import LocalEngine
-    from core.models.catalog import POCKET
     from core.registry import built_in
     from core.settings import default_settings
 
-    if not POCKET.exists():
-        pytest.skip("the shipped model is not there")
     servers = served(LocalEngine(default_settings(tmp_path), built_in()), tmp_path)
     page = context.new_page()
     visitor = Visitor(page, next(servers))

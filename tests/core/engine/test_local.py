@@ -16,8 +16,8 @@ from core.engine.engine import DecodeStep
 from core.engine.job import Job, JobState
 from core.engine.local import LocalEngine
 from core.engine.queue import Queue, Row
-from core.errors import Cancelled, RequestError, VitrineError
-from core.events import Finished, ImageDone, Started, Step
+from core.errors import Cancelled, FileError, RequestError, VitrineError
+from core.events import Finished, ImageDone, Note, Started, Step
 from core.registry import built_in
 from core.request import GenerationRequest
 from core.settings import Settings, default_settings
@@ -229,6 +229,23 @@ def test_an_engine_that_cannot_start_says_so_and_so_do_its_jobs(settings: Settin
         with pytest.raises(VitrineError, match="nonesuch"):
             list(job)
         assert "nonesuch" in engine.describe().problem
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(settings: Settings) -> None:
+    settings.data_dir.write_text("a file where the folder should be")
+    with pytest.raises(FileError, match="data can't be written"):
+        LocalEngine(settings, built_in())
+
+
+def test_a_run_that_cannot_be_recorded_is_made_all_the_same(settings: Settings) -> None:
+    settings.data_dir.mkdir()
+    settings.traces_dir.write_text("a file where the folder should be")
+    with running(settings) as engine:
+        job = engine.submit(ASKED)
+        assert job.wait(PATIENCE)
+        assert job.state is JobState.FINISHED
+        assert image(job)
+        assert [e.kind for e in job.events() if isinstance(e, Note)] == ["not recorded"]
 
 
 def test_recordings_stay_within_their_quota(settings: Settings) -> None:
