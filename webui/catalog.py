@@ -41,6 +41,7 @@ def described(engine: Engine) -> dict[str, Any]:
             }
             for file in engine.catalog.checkpoints()
         ],
+        "unreadable": list(engine.catalog.unreadable().values()),
         "samplers": {
             name: {
                 "title": entry.title,

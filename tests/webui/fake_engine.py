@@ -56,6 +56,9 @@ class FakeCatalog:
     def vaes(self) -> tuple[Any, ...]:
         return ()
 
+    def unreadable(self) -> dict[str, str]:
+        return {}
+
     def default(self) -> FakeCheckpoint:
         return self._files[0]
 

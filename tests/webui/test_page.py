@@ -474,9 +474,15 @@ def test_the_real_engine_with_the_model_that_ships(context: BrowserContext, tmp_
     from core.registry import built_in
     from core.settings import default_settings
 
+    broken = tmp_path / "models/Stable-diffusion/broken.safetensors"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("<html>")
     servers = served(LocalEngine(default_settings(tmp_path), built_in()), tmp_path)
     page = context.new_page()
     visitor = Visitor(page, next(servers))
+    unreadable = page.locator('[data-v="unreadable"]')
+    expect(unreadable.locator("summary")).to_have_text("1 file in the models folder can't be used")
+    expect(unreadable.locator("li")).to_contain_text("broken.safetensors is not a safetensors file")
     page.evaluate(COUNT_FRAMES)
     visitor.generate()
     expect(page.locator(STATUS)).to_contain_text("Done in", timeout=60_000)

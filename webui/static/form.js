@@ -110,6 +110,7 @@ export class Form {
         }),
       );
     }
+    this.unreadable();
     if (model) {
       for (const id of ["txt2img_width", "txt2img_height"]) {
         const input = control(id);
@@ -122,6 +123,18 @@ export class Form {
     if (sampler && compose) compose.dataset.takes = sampler.options.join(" ");
     const choice = document.getElementById("txt2img_sampling");
     if (sampler && choice) choice.title = sampler.help;
+  }
+
+  /** Files in the models folder that can't be used, and why: none is left out in silence. */
+  unreadable() {
+    const box = part("unreadable");
+    const reasons = this.models.unreadable || [];
+    if (!box) return;
+    box.hidden = !reasons.length;
+    const files = reasons.length === 1 ? "1 file" : `${reasons.length} files`;
+    box.querySelector("summary").textContent = `${files} in the models folder can't be used`;
+    const rows = reasons.map((reason) => made("li", {}, reason));
+    box.querySelector("ul").replaceChildren(...rows);
   }
 
   /** The settings in short, for when they are folded away. */
