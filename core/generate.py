@@ -29,7 +29,7 @@ from core.sampling.noise import ImageSeed, SeededNoise
 from core.sampling.prediction import Predictor
 from core.sampling.schedule import Schedule, given
 from core.sampling.state import Denoiser, Sampler, State, walk
-from core.text.prompt import lifted
+from core.text.prompt import lifted, read
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def generate(
     began = time.perf_counter()
     request = resolve(request, house.catalog, house.registry)
     yield Started(request)
-    yield from _not_applied(request)
+    yield from _surprises(request)
     assert request.checkpoint is not None
     model = yield from house.store.loaded(request.checkpoint, request.vae)
     yield _loaded(model, house.store.preview(model))
@@ -102,12 +102,20 @@ def generate(
     )
 
 
-def _not_applied(request: GenerationRequest) -> Iterator[Note]:
-    """A sentence for each network that the prompts ask for: none is applied here yet."""
+def _surprises(request: GenerationRequest) -> Iterator[Note]:
+    """What in the prompts is read otherwise than a person may have meant it."""
     for text in (request.prompt, request.negative_prompt):
         for tag in lifted(text)[1]:
             asked = f"<{tag.kind}:{tag.arguments}>"
             yield Note("not applied", f"{asked} was left out: this version applies no {tag.kind}")
+    parts = read(lifted(request.prompt)[0]).at(0, 1)
+    if len(parts) == 1 and parts[0].weight != 1:
+        weight = f"{parts[0].weight:g}"
+        yield Note(
+            "weight",
+            f"the :{weight} at the end of the prompt is its weight in guidance, as in A1111; "
+            "put a comma behind it to have it read as words",
+        )
 
 
 @dataclass(frozen=True)

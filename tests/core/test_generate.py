@@ -196,6 +196,16 @@ def test_a_lora_that_is_not_applied_is_said_and_not_read_as_words(house: House) 
     assert done.request.prompt == tagged.prompt
 
 
+def test_a_number_that_is_read_as_the_prompts_weight_is_said(house: House) -> None:
+    def notes(prompt: str) -> list[str]:
+        events = generate(replace(ASKED, prompt=prompt, steps=1, images=1), house)
+        return [e.text for e in events if isinstance(e, Note)]
+
+    assert ":30 at the end" in notes("a clock at 12:30")[0]
+    for plain in ("a clock at 12:30,", "a cat AND a dog:0.5", "a cat"):
+        assert notes(plain) == []
+
+
 def test_at_cfg_1_the_negative_prompt_has_no_say(house: House) -> None:
     one, other = (
         pictures(list(generate(replace(ASKED, cfg_scale=1, negative_prompt=n), house)))
