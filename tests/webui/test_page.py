@@ -303,6 +303,24 @@ def test_a_picture_without_a_word_is_said(visitor: Visitor) -> None:
     visitor.complaints = [c for c in visitor.complaints if "status of 4" not in c]
 
 
+def test_what_the_page_says_early_is_not_swept_away_when_it_has_loaded(
+    context: BrowserContext, fake_server: str
+) -> None:
+    page = context.new_page()
+
+    def slowly(route: Any) -> None:
+        page.wait_for_timeout(1500)
+        route.continue_()
+
+    page.route("**/api/session", slowly)
+    visitor = Visitor(page, fake_server)
+    drop(visitor, b"nothing", "nothing.png")
+    visitor.says("is not a PNG")
+    page.wait_for_timeout(2500)
+    visitor.says("is not a PNG")
+    page.close()
+
+
 def blank_png(capsule: Capsule | None, text: str = "") -> bytes:
     from PIL import Image
 

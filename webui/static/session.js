@@ -48,8 +48,8 @@ export class Session {
     const current = running.find((job) => job.state === "running") || running[0];
     const newest = this.gallery.newest();
     if (current) this.follow(current.id);
-    else if (newest) this.showImage(newest);
-    else this.status.say("Ready.");
+    // Quietly: the line says "Ready." from the start, or by now something that must not be lost.
+    else if (newest) this.showImage(newest, { quietly: true });
     this.earlier(new Set(session.jobs.map((job) => job.id)));
   }
 
@@ -63,7 +63,9 @@ export class Session {
       }
     }
     const newest = this.gallery.newest();
-    if (newest && !this.timeline.reel && !this.isRunning) this.showImage(newest);
+    if (newest && !this.timeline.reel && !this.isRunning) {
+      this.showImage(newest, { quietly: true });
+    }
   }
 
   remember(id) {
