@@ -116,7 +116,7 @@ class Finished:
     peak_bytes: int
     """Peak memory: of the device for CUDA, of the process elsewhere."""
     evaluations: int
-    """Network calls on one image's latents (a guided evaluation with a negative prompt is two)."""
+    """Calls of the guided denoiser; with a negative prompt the network answers each twice."""
     interrupted: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
 

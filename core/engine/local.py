@@ -121,6 +121,7 @@ class LocalEngine:
         self._closing = True
         self._wake.set()
         self._thread.join(timeout=30)
+        self._strike_out_cancelled()
         self._queue.close()
 
     # On the engine's thread
@@ -161,10 +162,18 @@ class LocalEngine:
             log.exception("the default checkpoint can't be loaded ahead of time")
 
     def _next(self) -> Job | None:
+        self._strike_out_cancelled()
         with self._lock:
-            self._waiting = [job for job in self._waiting if not job.state.is_over]
             self._running = self._waiting.pop(0) if self._waiting else None
             return self._running
+
+    def _strike_out_cancelled(self) -> None:
+        """Jobs cancelled while they waited leave the queue for good: no restart brings them back."""
+        with self._lock:
+            over = [job for job in self._waiting if job.state.is_over]
+            self._waiting = [job for job in self._waiting if job not in over]
+        for job in over:
+            self._queue.end(job.id, JobState.CANCELLED)
 
     def _run(self, job: Job) -> None:
         """The job from begin to end, whatever happens in it."""
@@ -245,6 +254,7 @@ class LocalEngine:
             return Progress()
 
     def _run_errands(self) -> None:
+        self._strike_out_cancelled()
         while True:
             try:
                 query, answer = self._errands.get_nowait()

@@ -186,6 +186,17 @@ def test_what_was_queued_at_a_good_close_is_made_after_the_next_start(settings: 
         assert steps == list(range(61))
 
 
+def test_a_job_cancelled_while_it_waited_does_not_come_back(settings: Settings) -> None:
+    with running(settings) as engine:
+        long, waiting = engine.submit(replace(ASKED, steps=400)), engine.submit(ASKED)
+        stepping(long, 2)
+        waiting.cancel()
+    with running(settings) as engine:
+        assert engine.job(waiting.id).state is JobState.CANCELLED
+        assert [job.id for job in engine.jobs() if not job.state.is_over] == [long.id]
+        engine.job(long.id).cancel()
+
+
 def test_kill_9_in_the_middle_resumes_to_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
     with running(settings) as engine:
         expected = engine.submit(replace(ASKED, steps=300))
