@@ -168,7 +168,7 @@ class LocalEngine:
             return self._running
 
     def _strike_out_cancelled(self) -> None:
-        """Jobs cancelled while they waited leave the queue for good: no restart brings them back."""
+        """Jobs cancelled while they waited leave the queue: no restart brings them back."""
         with self._lock:
             over = [job for job in self._waiting if job.state.is_over]
             self._waiting = [job for job in self._waiting if job not in over]
