@@ -1,68 +1,80 @@
-"""The text A1111 writes into its pictures: written from a request, read, and made a request again.
+"""The text A1111 writes into its pictures, from a request.
 
 As AUTOMATIC1111/stable-diffusion-webui 1.10.1 writes it for the same settings, byte for byte but
-for the version. This room knows no files and no catalog of models.
+for the version; keys of Forge where A1111 has no such setting. Reading is `grammar`'s and
+`pasted`'s work and can be had here too. This room knows no files and no catalog of models.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import RequestError
-from core.request import (
-    MAX_SEED,
-    Emphasis,
-    GenerationRequest,
-    NoiseKind,
-    SamplerOptions,
-    Variation,
+from core.images.grammar import (
+    FILLS,
+    MAX_LENGTH,
+    OPTIONS,
+    UNNAMED_SCHEDULES,
+    WITHOUT_NOISE,
+    Infotext,
+    quoted,
+    read,
+    unquoted,
 )
+from core.images.pasted import known_checkpoint, request_from, short
+from core.request import Emphasis, Fill, GenerationRequest
 
 if TYPE_CHECKING:
     from core.registry import Registry, SamplerEntry
 
+__all__ = [
+    "MAX_LENGTH",
+    "OPTIONS",
+    "UNNAMED_SCHEDULES",
+    "VERSION",
+    "WITHOUT_NOISE",
+    "Hashes",
+    "Infotext",
+    "known_checkpoint",
+    "quoted",
+    "read",
+    "request_from",
+    "schedule_title",
+    "short",
+    "unquoted",
+    "written",
+]
+
 VERSION = "vitrine-0.1.0"
 
-MAX_LENGTH = 1_000_000
-"""Characters; longer texts are no infotext."""
 
-NEGATIVE = "Negative prompt:"
+@dataclass(frozen=True, kw_only=True)
+class Hashes:
+    """SHA-256, hexadecimal, of the files beside the checkpoint that a picture was made with."""
 
-UNNAMED_SCHEDULES = ("normal", "ddim_uniform")
-"""What A1111 uses for "Automatic" where the sampler asks for nothing; it writes "Automatic"."""
+    vae: str = ""
+    loras: Mapping[str, str] = field(default_factory=dict)
+    """By name, as the prompt says it: A1111's, of the bytes behind a safetensors header."""
+    lora_files: Mapping[str, str] = field(default_factory=dict)
+    """By name: of the whole files, for the capsule."""
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """Those of a refiner and a second pass."""
 
-OPTIONS = {
-    "eta": ("Eta", 1.0),
-    "s_churn": ("Sigma churn", 0.0),
-    "s_tmin": ("Sigma tmin", 0.0),
-    "s_tmax": ("Sigma tmax", None),
-    "s_noise": ("Sigma noise", 1.0),
-}
-"""Field of SamplerOptions -> A1111's key and the default it leaves out, in A1111's order."""
-
-WITHOUT_NOISE = ("ddim", "dpm_fast", "dpm_adaptive")
-"""Samplers whose eta is 0 unless it is set."""
+    def named(self, request: GenerationRequest) -> dict[str, str]:
+        """ "vae:NAME" and the like -> hash of the file, for the capsule."""
+        kinds = {
+            "vae": {request.vae or "": self.vae} if self.vae else {},
+            "lora": self.lora_files,
+            "embedding": self.embeddings,
+            "checkpoint": self.checkpoints,
+        }
+        return {f"{kind}:{name}": h for kind, those in kinds.items() for name, h in those.items()}
 
 
-@dataclass(frozen=True)
-class Infotext:
-    """What an infotext says, unjudged: `read(str(infotext)) == infotext` for every one read."""
-
-    prompt: str
-    negative: str = ""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """The last line's keys and values in their order; values unquoted."""
-
-    def __str__(self) -> str:
-        negative = f"\n{NEGATIVE} {self.negative}" if self.negative else ""
-        pairs = ", ".join(k if k == v else f"{k}: {quoted(v)}" for k, v in self.fields.items())
-        return f"{self.prompt}{negative}\n{pairs}".strip()
+NO_HASHES = Hashes()
 
 
 def written(
@@ -71,6 +83,7 @@ def written(
     model_name: str,
     model_hash: str,
     unfinished: bool = False,
+    hashes: Hashes = NO_HASHES,
 ) -> str:
     """The infotext of the one picture that a resolved request makes.
 
@@ -88,37 +101,46 @@ def written(
     fields = {
         "Steps": str(request.steps),
         "Sampler": sampler.title,
-        "Schedule type": _schedule_title(request, sampler, registry),
+        "Schedule type": schedule_title(request, sampler, registry),
         "CFG scale": _number(request.cfg_scale),
         "Seed": str(request.seed),
         "Size": f"{request.width}x{request.height}",
         "Model hash": model_hash[:10],
         "Model": model_name,
+        **({} if not hashes.vae else {"VAE hash": hashes.vae[:10]}),
         **({} if request.vae is None else {"VAE": request.vae}),
         **_noise_fields(request),
+        **_mask_fields(request),
+        **_enlarge_fields(request, registry, hashes),
+        **_network_fields(request, hashes),
+        **_schedule_fields(request, sampler, registry),
         **_option_fields(request, sampler),
+        **_refine_fields(request, hashes),
     }
-    if request.emphasis is not Emphasis.ORIGINAL:
-        fields["Emphasis"] = request.emphasis.value.capitalize()
     if not isinstance(request.schedule, str):
         fields["Sigmas"] = " ".join(_number(sigma) for sigma in request.schedule)
     if unfinished:
         fields["Unfinished"] = "True"
     fields["Version"] = VERSION
-    return str(Infotext(request.prompt, request.negative_prompt, fields))
+    return str(Infotext(request.prompt + _tags(request), request.negative_prompt, fields))
 
 
-def _schedule_title(request: GenerationRequest, sampler: SamplerEntry, registry: Registry) -> str:
+def schedule_title(request: GenerationRequest, sampler: SamplerEntry, registry: Registry) -> str:
+    """The name of a request's schedule as A1111 writes it: what "Automatic" came to, mostly."""
     if not isinstance(request.schedule, str):
         return "Custom"
-    automatic = request.schedule.casefold() == "automatic"
-    entry = registry.schedule(sampler.schedule if automatic else request.schedule)
+    return _schedule_title(request.schedule, sampler, registry)
+
+
+def _schedule_title(schedule: str, sampler: SamplerEntry, registry: Registry) -> str:
+    automatic = schedule.casefold() == "automatic"
+    entry = registry.schedule(sampler.schedule if automatic else schedule)
     own = entry.name == sampler.schedule
     return "Automatic" if own and entry.name in UNNAMED_SCHEDULES else entry.title
 
 
 def _noise_fields(request: GenerationRequest) -> dict[str, str]:
-    """Variation, clip skip, ENSD and RNG, in A1111's order and where A1111 writes them."""
+    """Variation, strength, clip skip, ENSD, RNG and tiling, in A1111's order and as it has them."""
     fields = {}
     variation = request.variation
     if variation is not None and variation.strength:
@@ -126,11 +148,107 @@ def _noise_fields(request: GenerationRequest) -> dict[str, str]:
         fields["Variation seed strength"] = _number(variation.strength)
     if variation is not None and variation.resize_from is not None:
         fields["Seed resize from"] = "x".join(map(str, variation.resize_from))
+    noised = request.start or request.enlarge
+    if noised is not None:
+        fields["Denoising strength"] = _number(noised.strength)
     if request.clip_skip > 1:
         fields["Clip skip"] = str(request.clip_skip)
     if request.ensd:
         fields["ENSD"] = str(request.ensd)
     fields["RNG"] = request.noise.value.upper()
+    if request.tiling:
+        fields["Tiling"] = "True"
+    return fields
+
+
+def _mask_fields(request: GenerationRequest) -> dict[str, str]:
+    """What A1111 says of an inpainted picture. The pictures themselves no text can hold."""
+    start = request.start
+    if start is None or start.mask is None:
+        return {}
+    fields = {}
+    if start.invert:
+        fields["Mask mode"] = "Inpaint not masked"
+    if start.blur > 0:
+        fields["Mask blur"] = str(start.blur)
+    if start.only_masked:
+        fields["Inpaint area"] = "Only masked"
+        fields["Masked area padding"] = str(start.padding)
+    if start.fill is not Fill.ORIGINAL:
+        fields["Masked content"] = FILLS[start.fill.value]
+    return fields
+
+
+def _enlarge_fields(
+    request: GenerationRequest, registry: Registry, hashes: Hashes
+) -> dict[str, str]:
+    """A1111's "Hires. fix", in its order: what equals the first pass is left out."""
+    enlarge = request.enlarge
+    if enlarge is None:
+        return {}
+    fields = {}
+    if enlarge.checkpoint is not None and enlarge.checkpoint != request.checkpoint:
+        fields["Hires checkpoint"] = _short_title(enlarge.checkpoint, hashes)
+    first = registry.sampler(request.sampler)
+    second = first if enlarge.sampler is None else registry.sampler(enlarge.sampler)
+    if second is not first:
+        fields["Hires sampler"] = second.title
+    for key, text, own in (
+        ("Hires prompt", enlarge.prompt, request.prompt),
+        ("Hires negative prompt", enlarge.negative_prompt, request.negative_prompt),
+    ):
+        if text is not None and text != own:
+            fields[key] = text
+    if enlarge.cfg_scale is not None and enlarge.cfg_scale != request.cfg_scale:
+        fields["Hires CFG Scale"] = _number(enlarge.cfg_scale)  # Forge's; A1111 has no such thing
+    schedule = request.schedule if enlarge.schedule is None else enlarge.schedule
+    if isinstance(schedule, str):
+        title = _schedule_title(schedule, second, registry)
+        if title not in ("Automatic", schedule_title(request, first, registry)):
+            fields["Hires schedule type"] = title
+    if enlarge.width or enlarge.height:
+        fields["Hires resize"] = f"{enlarge.width or 0}x{enlarge.height or 0}"
+    else:
+        fields["Hires upscale"] = _number(enlarge.scale)
+    if enlarge.steps:
+        fields["Hires steps"] = str(enlarge.steps)
+    fields["Hires upscaler"] = enlarge.upscaler
+    return fields
+
+
+def _network_fields(request: GenerationRequest, hashes: Hashes) -> dict[str, str]:
+    """Hashes of LoRAs and embeddings; emphasis, which A1111 names where brackets ask for it."""
+    fields = {}
+    for key, files in (("Lora hashes", hashes.loras), ("TI hashes", hashes.embeddings)):
+        pairs = (f"{_plain(name)}: {digest[:12]}" for name, digest in files.items() if digest)
+        if text := ", ".join(pairs):
+            fields[key] = text
+    prompts = request.prompt + request.negative_prompt
+    asked = request.emphasis is Emphasis.COMFY or "(" in prompts or "[" in prompts
+    if request.emphasis is not Emphasis.ORIGINAL and asked:
+        fields["Emphasis"] = request.emphasis.value.capitalize()
+    return fields
+
+
+def _plain(name: str) -> str:
+    return name.replace(":", "").replace(",", "")
+
+
+def _schedule_fields(
+    request: GenerationRequest, sampler: SamplerEntry, registry: Registry
+) -> dict[str, str]:
+    options, fields = request.schedule_options, {}
+    if options.discard_penultimate and not sampler.discards_penultimate:
+        fields["Discard penultimate sigma"] = "True"
+    for key, value in (
+        ("Schedule min sigma", options.sigma_min),
+        ("Schedule max sigma", options.sigma_max),
+        ("Schedule rho", options.rho),
+    ):
+        if value is not None:
+            fields[key] = _number(value)
+    if schedule_title(request, sampler, registry) == "Beta":
+        fields |= {"Beta schedule alpha": "0.6", "Beta schedule beta": "0.6"}
     return fields
 
 
@@ -146,323 +264,37 @@ def _option_fields(request: GenerationRequest, sampler: SamplerEntry) -> dict[st
     return fields
 
 
+def _refine_fields(request: GenerationRequest, hashes: Hashes) -> dict[str, str]:
+    refine = request.refine
+    if refine is None:
+        return {}
+    fields = {"Refiner switch by sampling steps": "True"} if refine.by_steps else {}
+    fields["Refiner"] = _short_title(refine.checkpoint, hashes)
+    fields["Refiner switch at"] = _number(refine.switch_at)
+    return fields
+
+
+def _short_title(checkpoint: str, hashes: Hashes) -> str:
+    digest = hashes.checkpoints.get(checkpoint, "")[:10]
+    return f"{checkpoint} [{digest}]" if digest else checkpoint
+
+
+def _tags(request: GenerationRequest) -> str:
+    """Networks chosen beside the prompt, as A1111 names them: in the prompt.
+
+    Weights only; when a LoRA acts, and on which blocks, the capsule knows.
+    """
+    tags = []
+    for lora in request.loras:
+        weights = [lora.weight]
+        if lora.text_weight is not None and lora.text_weight != lora.weight:
+            weights.insert(0, lora.text_weight)  # A1111 puts the text encoder's first
+        tags.append(f"<lora:{lora.name}:{':'.join(map(_number, weights))}>")
+    tags += [f"<hypernet:{net.name}:{_number(net.weight)}>" for net in request.hypernets]
+    separator = " " if request.prompt else ""
+    return separator + " ".join(tags) if tags else ""
+
+
 def _number(value: float) -> str:
     """7.0 -> "7", 7.5 -> "7.5": as A1111's page writes what its sliders hold."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
-
-
-def quoted(value: str) -> str:
-    """As JSON if it would be misread otherwise, else as it is."""
-    misread = re.search('[,:\n]|^["\\s]|\\s$', value)
-    return json.dumps(value, ensure_ascii=False) if misread else value
-
-
-def unquoted(value: str) -> str:
-    """The inverse of `quoted`; what only looks quoted stays as it is."""
-    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def read(text: str) -> Infotext:
-    """Takes an infotext apart.
-
-    As A1111 does, the last line holds the fields if it has three of them at least; else all of it
-    is prompt.
-
-    Raises:
-        RequestError: it is longer than MAX_LENGTH.
-    """
-    if len(text) > MAX_LENGTH:
-        raise RequestError(f"{len(text):,} characters are too many for generation parameters")
-    *lines, last = (line.rstrip("\r") for line in text.strip().split("\n"))
-    pairs = _pairs(last)
-    if sum(key is not None for key, _ in pairs) < 3:
-        lines, pairs = [*lines, last], []
-    prompt: list[str] = []
-    negative: list[str] = []
-    into = prompt
-    for line in lines:
-        if line.lstrip().startswith(NEGATIVE):
-            into, line = negative, line.lstrip()[len(NEGATIVE) :].removeprefix(" ")
-        into.append(line)
-    fields = {value if key is None else key: value for key, value in pairs}
-    return Infotext("\n".join(prompt), "\n".join(negative), fields)
-
-
-_SPACE = re.compile(r"\s*")
-_QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=,|\Z)')
-
-
-def _pairs(line: str) -> list[tuple[str | None, str]]:
-    r"""The fields of a line; what stands between commas without a key has key None.
-
-    Finds what A1111's `\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)` finds, but in linear
-    time: that expression takes minutes for a long line without a colon.
-    """
-    pairs: list[tuple[str | None, str]] = []
-    done = seen = 0  # ends of the last field and of the last colon looked at
-    while (colon := line.find(":", seen)) >= 0:
-        key = _key(line[seen:colon])
-        seen = colon + 1
-        if key is None:
-            continue
-        pairs += _lone(line[done : colon - len(key)])
-        start = _SPACE.match(line, seen).end()  # type: ignore[union-attr]
-        if match := _QUOTED.match(line, start):
-            end = match.end()
-        else:
-            comma = line.find(",", start)
-            end = comma if comma >= 0 else len(line)
-        pairs.append((key, unquoted(line[start:end])))
-        done = seen = end + 1
-    return pairs + _lone(line[done:])
-
-
-def _key(before: str) -> str | None:
-    """The key at the end of what stands before a colon: two characters at least."""
-    run = re.split(r"[^\w \-/]", before)[-1].lstrip(" -/")
-    return run if len(run) > 1 else None
-
-
-def _lone(between: str) -> list[tuple[str | None, str]]:
-    """What stands alone between commas: A1111 writes a key that equals its value once."""
-    return [(None, piece) for raw in between.split(",") if (piece := raw.strip())]
-
-
-NOT_USED = {
-    "Hires": "a second, larger pass is not made here",
-    "Denoising strength": "every picture starts from noise here",
-    "Lora hashes": "LoRAs are taken from the prompt alone",
-    "TI": "embeddings are taken from the prompt alone",
-    "VAE": "a text can't say whether it is the same file; choose it by hand",
-    "Face restoration": "faces are not repaired here",
-    "Tiling": "seamless pictures are not made here",
-    "Refiner": "one checkpoint makes the whole picture here",
-    "Token merging": "tokens are not merged here",
-    "Mask": "every picture starts from noise here",
-    "Unfinished": "the picture was stopped on the way; this makes it to the end",
-}
-"""How a key begins -> why it can't be honoured."""
-
-SAYS_NOTHING = {("Denoising strength", "1")}
-"""Keys and values that ask for what happens anyway."""
-
-
-def request_from(
-    text: str, registry: Registry, checkpoints: Collection[str] | None = None
-) -> tuple[GenerationRequest, list[str]]:
-    """The request an infotext describes, and a sentence for each field that can't be honoured.
-
-    What the text does not say is left to the request's defaults. Bounds on the whole are
-    `core.resolve`'s business.
-
-    Args:
-        checkpoints: names there are; None: the model's name is taken as it stands.
-
-    Raises:
-        RequestError: the text is no infotext at all, being too long.
-    """
-    infotext = read(text)
-    left = dict(infotext.fields)
-    version = left.pop("Version", "")
-    notes: list[str] = []
-    values: dict[str, Any] = {"prompt": infotext.prompt, "negative_prompt": infotext.negative}
-    for key, name, reader, wanted in PLAIN:
-        if key in left:
-            value = left.pop(key)
-            try:
-                values[name] = reader(value)
-            except ValueError:
-                notes.append(f"{key}: {_short(value)} – not used: it should be {wanted}")
-    if "size" in values:
-        values["width"], values["height"] = values.pop("size")
-    values |= _model(left, checkpoints, notes)
-    values |= _sampling(left, registry, notes)
-    sampler = registry.sampler(values.get("sampler", GenerationRequest(prompt="").sampler))
-    values["sampler_options"] = _options(left, sampler, notes)
-    if infotext.fields and not version.startswith("vitrine"):
-        left.setdefault("RNG", "GPU")  # A1111 leaves its default out
-    values |= _noise(left, notes)
-    notes += [_not_used(k, v) for k, v in left.items() if (k, v) not in SAYS_NOTHING]
-    return GenerationRequest(**values), notes
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) == 0:
-        raise ValueError(text)
-    return int(text)
-
-
-def _seed(text: str) -> int | None:
-    """As typed; -1 asks for a random one."""
-    if text == "-1":
-        return None
-    if not re.fullmatch("[0-9]{1,19}", text) or int(text) > MAX_SEED:
-        raise ValueError(text)
-    return int(text)
-
-
-def _signed(text: str) -> int:
-    if not re.fullmatch("-?[0-9]{1,10}", text):
-        raise ValueError(text)
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    if not re.fullmatch(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", text):
-        raise ValueError(text)
-    if not math.isfinite(value := float(text)):
-        raise ValueError(text)
-    return value
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, cross, height = text.partition("x")
-    if not cross:
-        raise ValueError(text)
-    return _whole(width), _whole(height)
-
-
-PLAIN: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
-    ("Steps", "steps", _whole, "a whole number from 1"),
-    ("CFG scale", "cfg_scale", _finite, "a finite number"),
-    ("Seed", "seed", _seed, f"a whole number from 0 to {MAX_SEED}"),
-    ("Size", "size", _size, "width x height"),
-    ("Clip skip", "clip_skip", _whole, "a whole number from 1"),
-    ("ENSD", "ensd", _signed, "a whole number"),
-)
-"""Key, field of the request, how its text is read, what it should have been."""
-
-
-VARIATION: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
-    ("Variation seed", "seed", _seed, f"a whole number from 0 to {MAX_SEED}"),
-    ("Variation seed strength", "strength", _finite, "a finite number"),
-    ("Seed resize from", "resize_from", _size, "width x height"),
-)
-
-
-def _model(
-    left: dict[str, str], checkpoints: Collection[str] | None, notes: list[str]
-) -> dict[str, str]:
-    """The checkpoint by name, with or without its folder and suffix."""
-    name, digest = left.pop("Model", None), left.pop("Model hash", None)
-    if name is None:
-        if digest is not None:
-            notes.append(f"Model hash: {_short(digest)} – not used: the model's name is missing")
-        return {}
-    if checkpoints is None or name in checkpoints:
-        return {"checkpoint": name}
-    for there in checkpoints:
-        if PurePath(there).stem.casefold() == PurePath(name).name.casefold():
-            return {"checkpoint": there}
-    notes.append(f"Model: {_short(name)} – not used: there is no such checkpoint here")
-    return {}
-
-
-def _sampling(left: dict[str, str], registry: Registry, notes: list[str]) -> dict[str, Any]:
-    """Sampler and schedule; older texts join them, as in "DPM++ 2M Karras"."""
-    typed, title = left.pop("Sampler", None), left.pop("Schedule type", None)
-    values: dict[str, Any] = {}
-    if typed is not None:
-        name, joined = _split(typed, registry)
-        try:
-            sampler = registry.sampler(name)
-        except RequestError as error:
-            notes.append(f"Sampler: {_short(typed)} – not used: {error}")
-        else:
-            values["sampler"] = sampler.name
-            if joined is None and title is None and sampler.schedule not in UNNAMED_SCHEDULES:
-                # Before version 1.9 a schedule other than the uniform one was part of the name.
-                joined = "normal"
-                notes.append(
-                    f"Schedule type is missing: as in older texts, {sampler.title} alone is "
-                    f"taken with {registry.schedule('normal').title}"
-                )
-        title = joined or title
-    if title == "Custom" and "Sigmas" in left:
-        return values | _sigmas(left, notes)
-    if title is not None and title.casefold() != "automatic":
-        try:
-            values["schedule"] = _schedule_name(title, registry)
-        except RequestError as error:
-            notes.append(f"Schedule type: {_short(title)} – not used: {error}")
-    return values
-
-
-def _split(name: str, registry: Registry) -> tuple[str, str | None]:
-    """("DPM++ 2M Karras") -> ("DPM++ 2M", "karras"); no schedule at the end -> None."""
-    for schedule in registry.schedules.values():
-        if name.casefold().endswith(" " + schedule.title.casefold()):
-            return name[: -len(schedule.title) - 1], schedule.name
-    return name, None
-
-
-def _schedule_name(title: str, registry: Registry) -> str:
-    """Raises RequestError naming all schedules there are."""
-    return registry.schedule(title).name
-
-
-def _sigmas(left: dict[str, str], notes: list[str]) -> dict[str, Any]:
-    text = left.pop("Sigmas")
-    try:
-        return {"schedule": tuple(_finite(sigma) for sigma in text.split(" "))}
-    except ValueError:
-        notes.append(f"Sigmas: {_short(text)} – not used: they should be finite numbers")
-        return {}
-
-
-def _noise(left: dict[str, str], notes: list[str]) -> dict[str, Any]:
-    """Generator, variation and emphasis; A1111's GPU noise is what an NVIDIA card draws."""
-    values: dict[str, Any] = {}
-    generator = left.pop("RNG", "CPU")
-    if generator in ("GPU", "NV"):
-        values["noise"] = NoiseKind.NV
-    elif generator != "CPU":
-        notes.append(_not_used("RNG", generator))
-    if generator == "GPU":
-        notes.append("RNG: GPU – the noise of an NVIDIA card is computed here: the same seeds")
-    if "Emphasis" in left:
-        wanted = left.pop("Emphasis")
-        try:
-            values["emphasis"] = Emphasis(wanted.casefold())
-        except ValueError:
-            notes.append(_not_used("Emphasis", wanted))
-    variation: dict[str, Any] = {}
-    for key, name, reader, kind in VARIATION:
-        if key in left:
-            value = left.pop(key)
-            try:
-                variation[name] = reader(value)
-            except ValueError:
-                notes.append(f"{key}: {_short(value)} – not used: it should be {kind}")
-    if variation:
-        values["variation"] = Variation(**variation)
-    return values
-
-
-def _options(left: dict[str, str], sampler: SamplerEntry, notes: list[str]) -> SamplerOptions:
-    values: dict[str, float] = {}
-    for name, (key, _) in OPTIONS.items():
-        key = "Eta DDIM" if name == "eta" and sampler.name == "ddim" else key
-        if key in left and name in sampler.options:
-            value = left.pop(key)
-            try:
-                values[name] = _finite(value)
-            except ValueError:
-                notes.append(f"{key}: {_short(value)} – not used: it should be a finite number")
-        elif key in left:
-            notes.append(f"{key}: {_short(left.pop(key))} – not used: {sampler.title} takes none")
-    return SamplerOptions(**values)
-
-
-def _not_used(key: str, value: str) -> str:
-    why = next((why for k, why in NOT_USED.items() if key.startswith(k)), "not known here")
-    return f"{key}: {_short(value)} – not used: {why}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."

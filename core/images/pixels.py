@@ -1,6 +1,6 @@
 """Tensors to pictures and back, and opening picture files from strangers.
 
-The one place that calls `Image.open`. It knows no latents and no metadata.
+The one place that calls `Image.open`. It knows no latents and no metadata. Opening needs no torch.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from core.errors import FileError, NotFinite, VitrineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 2**26
@@ -30,9 +31,17 @@ def picture(pixels: Tensor) -> Image.Image:
     Raises:
         NotFinite: there is a NaN or an infinity in it.
     """
+    import torch
+
     if not torch.isfinite(pixels).all():
         raise NotFinite("the picture came out with numbers that are not finite (NaN or infinity)")
-    levels = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return of_levels(((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+
+
+def of_levels(levels: Tensor) -> Image.Image:
+    """(3 H W) uint8 -> an RGB picture."""
+    from einops import rearrange
+
     return Image.fromarray(rearrange(levels.cpu(), "c H W -> H W c").contiguous().numpy())
 
 
@@ -43,6 +52,9 @@ def pictures(pixels: Tensor) -> list[Image.Image]:
 
 def pixels(picture: Image.Image) -> Tensor:
     """A picture of any mode -> (3 H W) float32 in [-1, 1]; `picture` is its inverse on RGB."""
+    import torch
+    from einops import rearrange
+
     levels = torch.from_numpy(np.array(in_rgb(picture)))
     return rearrange(levels, "H W c -> c H W").float() / 127.5 - 1
 
@@ -60,6 +72,21 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
         return in_rgb(ImageOps.exif_transpose(found))
 
 
+def open_with_alpha(source: Path | str | bytes) -> Image.Image:
+    """As `open_picture`, but what is transparent stays so: RGBA, or RGB where nothing is."""
+    with opened(source) as found:
+        return upright(found)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF asks, in RGBA, or in RGB where nothing is transparent."""
+    turned = ImageOps.exif_transpose(picture)
+    if not turned.has_transparency_data or turned.mode.startswith("I"):
+        return in_rgb(turned)
+    clear = turned.convert("RGBA")
+    return in_rgb(turned) if clear.getchannel("A").getextrema() == (255, 255) else clear
+
+
 @contextmanager
 def opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     """The picture with its header read and its size checked, but not yet decoded.
@@ -70,7 +97,7 @@ def opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(stream, formats=("PNG", "JPEG", "WEBP")) as found:
-            _check_size(found.size, name)
+            check_size(found.size, name)
             yield found
     except VitrineError:
         raise
@@ -103,7 +130,8 @@ def in_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raises FileError for a picture larger than MAX_SIDE or MAX_PIXELS."""
     width, height = size
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
         raise FileError(

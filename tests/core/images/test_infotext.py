@@ -11,12 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.errors import RequestError
+from core.images.grammar import _pairs
 from core.images.infotext import (
     MAX_LENGTH,
     VERSION,
     WITHOUT_NOISE,
+    Hashes,
     Infotext,
-    _pairs,
     quoted,
     read,
     request_from,
@@ -24,7 +25,20 @@ from core.images.infotext import (
     written,
 )
 from core.registry import built_in
-from core.request import Emphasis, GenerationRequest, NoiseKind, SamplerOptions, Variation
+from core.request import (
+    Emphasis,
+    Enlarge,
+    Fill,
+    GenerationRequest,
+    HypernetUse,
+    LoraUse,
+    NoiseKind,
+    Refine,
+    SamplerOptions,
+    ScheduleOptions,
+    StartImage,
+    Variation,
+)
 
 REGISTRY = built_in()
 HASH = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
@@ -66,7 +80,8 @@ def test_the_version_is_the_projects():
         ("euler_ancestral", "normal", "Automatic"),
         ("euler_ancestral", "automatic", "Automatic"),
         ("euler_ancestral", "karras", "Karras"),
-        ("ddim", "ddim_uniform", "Automatic"),
+        ("ddim", "automatic", "Automatic"),
+        ("unipc", "automatic", "Automatic"),
         ("euler", "ddim_uniform", "DDIM"),
         ("dpmpp_2m", "automatic", "Karras"),
         ("dpmpp_2m", "normal", "Normal"),
@@ -108,6 +123,96 @@ def test_a_picture_stopped_on_the_way_says_so():
     request, notes = request_from(text, REGISTRY)
     assert request == replace(FOX, checkpoint="v1-5-pruned-emaonly")
     assert len(notes) == 1 and "stopped" in notes[0]
+
+
+def tail_of(request: GenerationRequest, **options) -> str:
+    """What stands between the model's name and the version."""
+    text = text_of(request, **options)
+    return text.split("Model: v1-5-pruned-emaonly, ")[1].removesuffix(f", Version: {VERSION}")
+
+
+def test_a_picture_from_a_picture_is_described_as_a1111_does():
+    start = StartImage(picture="ab" * 32, strength=0.6)
+    assert tail_of(replace(FOX, start=start)) == "Denoising strength: 0.6, RNG: CPU"
+    masked = replace(
+        start,
+        mask="cd" * 32,
+        invert=True,
+        only_masked=True,
+        fill=Fill.NOISE,
+        strength=1.0,
+    )
+    assert tail_of(replace(FOX, start=masked, clip_skip=2, tiling=True)) == (
+        "Denoising strength: 1, Clip skip: 2, RNG: CPU, Tiling: True, "
+        "Mask mode: Inpaint not masked, Mask blur: 4, Inpaint area: Only masked, "
+        "Masked area padding: 32, Masked content: latent noise"
+    )
+    plain = replace(start, mask="cd" * 32, blur=0, fill=Fill.COLOUR)
+    assert tail_of(replace(FOX, start=plain)).endswith("RNG: CPU, Masked content: fill")
+
+
+def test_a_second_pass_is_described_as_a1111_does():
+    assert tail_of(replace(FOX, enlarge=Enlarge(scale=1.5))) == (
+        "Denoising strength: 0.7, RNG: CPU, Hires upscale: 1.5, Hires upscaler: Latent"
+    )
+    enlarge = Enlarge(
+        width=1024,
+        steps=12,
+        strength=0.35,
+        upscaler="R-ESRGAN 4x+",
+        sampler="euler_ancestral",
+        schedule="exponential",
+        cfg_scale=5.0,
+        prompt="a fox, closer",
+        negative_prompt=FOX.negative_prompt,
+        checkpoint="other",
+    )
+    hashes = Hashes(checkpoints={"other": "9" * 64})
+    assert tail_of(replace(FOX, enlarge=enlarge), hashes=hashes) == (
+        "Denoising strength: 0.35, RNG: CPU, Hires checkpoint: other [9999999999], "
+        'Hires sampler: Euler a, Hires prompt: "a fox, closer", Hires CFG Scale: 5, '
+        "Hires schedule type: Exponential, Hires resize: 1024x0, Hires steps: 12, "
+        "Hires upscaler: R-ESRGAN 4x+"
+    )
+
+
+def test_networks_schedules_and_refiners_are_described_as_a1111_does():
+    hashes = Hashes(
+        vae="7" * 64,
+        loras={"de:tail": "1a2b3c4d5e6f77", "other": "00112233445566"},
+        embeddings={"easynegative": "c74b4e810b03aa"},
+        checkpoints={"sdxl_refiner": "ab" * 32},
+    )
+    request = replace(
+        FOX,
+        vae="ft-mse.safetensors",
+        schedule="beta",
+        emphasis=Emphasis.NO_NORM,
+        schedule_options=ScheduleOptions(rho=5.0, sigma_min=0.1, discard_penultimate=True),
+        refine=Refine(checkpoint="sdxl_refiner", by_steps=True),
+    )
+    assert tail_of(request, hashes=hashes) == (
+        "VAE hash: 7777777777, VAE: ft-mse.safetensors, RNG: CPU, "
+        'Lora hashes: "detail: 1a2b3c4d5e6f, other: 001122334455", '
+        'TI hashes: "easynegative: c74b4e810b03", Emphasis: No norm, '
+        "Discard penultimate sigma: True, Schedule min sigma: 0.1, Schedule rho: 5, "
+        "Beta schedule alpha: 0.6, Beta schedule beta: 0.6, "
+        "Refiner switch by sampling steps: True, "
+        "Refiner: sdxl_refiner [ababababab], Refiner switch at: 0.8"
+    )
+
+
+def test_networks_beside_the_prompt_become_tags_in_it():
+    request = replace(
+        FOX,
+        loras=(LoraUse(name="fur", weight=0.8), LoraUse(name="ink", weight=1, text_weight=0.5)),
+        hypernets=(HypernetUse(name="paint"),),
+    )
+    prompt = "a red fox, (snow:1.2) <lora:fur:0.8> <lora:ink:0.5:1> <hypernet:paint:1>"
+    text = text_of(request)
+    assert text.startswith(prompt + "\n")
+    found, notes = request_from(text, REGISTRY)
+    assert (found.prompt, found.loras, notes) == (prompt, (), [])
 
 
 @pytest.mark.parametrize("name", ["seed", "width", "height"])
@@ -181,11 +286,8 @@ def test_joined_names_missing_names_and_everything_not_used_is_said():
     assert request.checkpoint == "realisticVisionV40"
     assert (request.clip_skip, request.ensd) == (2, 31337)
     assert request.variation == Variation(seed=7, strength=0.2)
-    assert [note.split(":")[0] for note in notes] == [
-        "Denoising strength",
-        "Hires upscale",
-        "Hires upscaler",
-    ]
+    assert request.enlarge == Enlarge(strength=0.4, scale=2.0, upscaler="Latent")
+    assert notes == []
 
 
 def test_noise_of_a_gpu_is_the_silent_default_of_old_texts_and_is_named():
@@ -317,8 +419,11 @@ def in_full(request: GenerationRequest) -> GenerationRequest:
     given_options = request.sampler_options
     missing = {k: v for k, v in defaults.items() if getattr(given_options, k) is None}
     automatic = request.schedule == "automatic"
+    prompts = request.prompt + request.negative_prompt
+    weighted = "(" in prompts or "[" in prompts or request.emphasis is Emphasis.COMFY
     return replace(
         request,
+        emphasis=request.emphasis if weighted else Emphasis.ORIGINAL,
         schedule=sampler.schedule if automatic else request.schedule,
         sampler_options=replace(given_options, **missing),
     )
@@ -369,3 +474,110 @@ def test_long_texts_take_no_longer_than_their_length(piece):
 def test_a_text_without_end_is_refused():
     with pytest.raises(RequestError, match="too many"):
         read("a" * (MAX_LENGTH + 1))
+
+
+FOREIGN = """a fox <lora:fur:0.8>, blurred
+Negative prompt: fog, <1>
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, \
+Model hash: e6415c4892, Model: real_v4, VAE hash: 735e4c3a44, VAE: ft-mse.safetensors, \
+Denoising strength: 0.5, Clip skip: 2, Tiling: True, Hires checkpoint: xl [1234567890], \
+Hires sampler: Euler a, Hires prompt: "a fox, near", Hires schedule type: Automatic, \
+Hires resize: 0x1024, Hires steps: 9, Hires upscaler: 4x-UltraSharp, \
+Lora hashes: "fur: 1a2b3c4d5e6f", Schedule rho: 0, Schedule max sigma: 20, \
+Discard penultimate sigma: True, Refiner: ref.safetensors [7440042bbd], Refiner switch at: 0.7, \
+User: me, Version: v1.10.1"""
+
+
+def test_a_text_of_everything_fills_the_request():
+    there = ["real_v4", "xl", "sub/ref.safetensors"]
+    request, notes = request_from(FOREIGN, REGISTRY, there, ["vae/ft-mse.safetensors"])
+    assert request.vae == "vae/ft-mse.safetensors" and request.tiling
+    assert request.enlarge == Enlarge(
+        checkpoint="xl",
+        sampler="euler_ancestral",
+        schedule="automatic",
+        prompt="a fox, near",
+        height=1024,
+        steps=9,
+        upscaler="4x-UltraSharp",
+        strength=0.5,
+    )
+    assert request.refine == Refine(checkpoint="sub/ref.safetensors", switch_at=0.7)
+    assert request.schedule_options == ScheduleOptions(sigma_max=20.0, discard_penultimate=True)
+    assert [note.split(":")[0] for note in notes] == ["RNG"]
+    assert str(read(FOREIGN)) == FOREIGN
+
+
+def test_files_that_are_not_there_are_named():
+    request, notes = request_from(FOREIGN, REGISTRY, ["real_v4"], [])
+    assert request.refine is None and request.vae is None and request.enlarge.checkpoint is None
+    missing = [note.split(":")[0] for note in notes]
+    assert missing == ["RNG", "Hires checkpoint", "VAE", "Refiner", "Refiner switch at"]
+
+
+def test_what_was_inpainted_says_what_is_missing():
+    text = (
+        "x\nSteps: 9, Sampler: Euler, Seed: 1, Denoising strength: 0.4, RNG: CPU, Mask blur: 4, "
+        "Masked content: latent nothing, Inpaint area: Only masked, Version: v1.10.1"
+    )
+    request, notes = request_from(text, REGISTRY)
+    assert request.start is None and request.enlarge is None
+    named = [note.split(":")[0] for note in notes]
+    assert named == ["Denoising strength", "Mask blur", "Masked content", "Inpaint area"]
+    assert "choose it as the start" in notes[0]
+
+
+def test_a_hypernetwork_of_an_old_text_is_kept():
+    text = "x\nSteps: 9, Sampler: Euler, Seed: 1, Hypernet: ink(3f1a22cc), Hypernet strength: 0.7"
+    request, _ = request_from(text, REGISTRY)
+    assert request.hypernets == (HypernetUse(name="ink", weight=0.7),)
+
+
+NAMES = st.text("abc,:\" é'", min_size=1).filter(lambda t: t == t.strip())
+SHARES = st.floats(0, 1)
+
+
+@st.composite
+def whole_requests(draw):
+    """Of all that a text can hold."""
+    second = st.builds(
+        Enlarge,
+        width=st.none() | st.integers(1, 9999),
+        height=st.none() | st.integers(1, 9999),
+        scale=st.floats(0.1, 9),
+        upscaler=NAMES,
+        strength=SHARES,
+        steps=st.none() | st.integers(1, 99),
+        cfg_scale=st.none() | NUMBERS,
+        sampler=st.none() | st.sampled_from(list(REGISTRY.samplers)),
+        schedule=st.none() | st.sampled_from(list(REGISTRY.schedules)),
+        prompt=st.none() | WORDS,
+        negative_prompt=st.none() | WORDS,
+        checkpoint=st.none() | NAMES,
+    )
+    options = st.builds(
+        ScheduleOptions,
+        discard_penultimate=st.none() | st.just(True),
+        rho=st.none() | st.floats(0.1, 9),
+        sigma_min=st.none() | st.floats(0.1, 9),
+        sigma_max=st.none() | st.floats(0.1, 99),
+    )
+    refine = st.builds(Refine, checkpoint=NAMES, switch_at=SHARES, by_steps=st.booleans())
+    return replace(
+        draw(requests()),
+        tiling=draw(st.booleans()),
+        schedule_options=draw(options),
+        enlarge=draw(st.none() | second),
+        refine=draw(st.none() | refine),
+        loras=draw(st.lists(st.builds(LoraUse, name=st.just("fur"), weight=NUMBERS)).map(tuple)),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(whole_requests())
+def test_what_is_read_from_a_text_writes_the_same_text(request):
+    text = written(request, REGISTRY, request.checkpoint, HASH)
+    found, notes = request_from(text, REGISTRY)
+    assert notes == []
+    assert written(found, REGISTRY, found.checkpoint, HASH) == text
+    assert str(read(text)) == text

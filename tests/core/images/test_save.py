@@ -1,7 +1,9 @@
 """A saved picture is whole or not there, whatever fails on the way."""
 
 import errno
-from datetime import date
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import NotFinite
+from core.errors import NotFinite, RequestError
 from core.events import Event, Finished, ImageDone, Loaded, Note, Started, Step
 from core.images.capsule import read_picture
-from core.images.infotext import read
+from core.images.infotext import Hashes, read
 from core.images.pixels import open_picture
-from core.images.save import Disk, saved
+from core.images.save import Disk, SaveOptions, saved, write_new
 from core.registry import built_in
-from core.request import GenerationRequest
+from core.request import GenerationRequest, StartImage
 from core.sampling.state import State
 
 DAY = Path("txt2img-images") / "2026-07-09"
@@ -37,11 +39,11 @@ def done(index: int, seed: int = 7, finished: bool = True) -> ImageDone:
     return ImageDone(index, noise(seed), own, finished)
 
 
-def run(folder: Path, *events: Event, disk: Disk | None = None) -> list[Event]:
-    def today() -> date:
-        return date(2026, 7, 9)
+def run(folder: Path, *events: Event, **options) -> list[Event]:
+    def now() -> datetime:
+        return datetime(2026, 7, 9, 13, 5)
 
-    return list(saved(iter(events), folder, built_in(), disk=disk, today=today))
+    return list(saved(iter(events), folder, built_in(), now=now, **options))
 
 
 class FailingDisk(Disk):
@@ -217,3 +219,138 @@ def test_without_a_known_model_there_is_a_text_and_no_capsule(tmp_path):
     (picture,) = run(tmp_path, done(0))
     found = read_picture(picture.path)
     assert found.capsule is None and read(found.parameters).fields["Model"] == "fox"
+
+
+@pytest.mark.parametrize(("format", "ending"), [("png", "png"), ("jpeg", "jpg"), ("webp", "webp")])
+def test_every_format_carries_all_that_made_it(tmp_path, format, ending):
+    def hashes(request: GenerationRequest) -> Hashes:
+        return Hashes(loras={"fur": "1a2b3c4d5e6f77"}, lora_files={"fur": "ab" * 32})
+
+    options = SaveOptions(format=format, quality=95)
+    _, picture = run(tmp_path, LOADED, done(0), options=options, hashes=hashes)
+    assert picture.path == tmp_path / DAY / f"00000-7.{ending}"
+    found = read_picture(picture.path)
+    assert found.maker == "ours" and found.capsule.request == REQUEST
+    assert found.capsule.hashes == {"lora:fur": "ab" * 32}
+    assert read(found.parameters).fields["Lora hashes"] == "fur: 1a2b3c4d5e6f"
+    seen = np.array(open_picture(picture.path)).astype(int)
+    distance = np.abs(seen - np.array(noise(7)).astype(int))
+    assert distance.mean() < 60 and (format != "png" or distance.max() == 0)
+
+
+def test_a_lossless_webp_keeps_every_pixel(tmp_path):
+    options = SaveOptions(format="webp", lossless=True)
+    _, picture = run(tmp_path, LOADED, done(0), options=options)
+    assert np.array_equal(np.array(open_picture(picture.path)), np.array(noise(7)))
+
+
+def test_a_text_too_long_for_a_jpeg_is_saved_as_png_and_said(tmp_path):
+    long = replace(done(0), request=replace(REQUEST, prompt="fox " * 20_000))
+    _, picture, note = run(tmp_path, LOADED, long, options=SaveOptions(format="jpeg"))
+    assert picture.path.suffix == ".png" and note.kind == "saved as png"
+    assert read_picture(picture.path).capsule.request.prompt == "fox " * 20_000
+
+
+def test_patterns_name_folders_and_files(tmp_path):
+    options = SaveOptions(pattern="[model_name]-[sampler]-[batch_number]", folders="[date]/[seed]")
+    first = replace(REQUEST, images=2)
+    events = run(tmp_path, Started(first), LOADED, done(0), done(1, 8), options=options)
+    top = tmp_path / "txt2img-images" / "2026-07-09"
+    assert [e.path for e in events[2:]] == [
+        top / "7" / "00000-fox-Euler a-1.png",
+        top / "8" / "00000-fox-Euler a-2.png",
+    ]
+
+
+def test_a_hostile_prompt_stays_in_its_folder(tmp_path):
+    evil = replace(done(0), request=replace(REQUEST, prompt="../../../evil\0/.\\..\\x"))
+    options = SaveOptions(pattern="[prompt]", folders="[prompt]/../..")
+    _, picture = run(tmp_path, LOADED, evil, options=options)
+    assert picture.path.resolve().is_relative_to(tmp_path / "txt2img-images")
+
+
+def test_pictures_from_pictures_have_a_folder_of_their_own(tmp_path):
+    request = replace(REQUEST, start=StartImage(picture="ab" * 32))
+    _, picture = run(tmp_path, LOADED, replace(done(0), request=request))
+    assert picture.path.parent == tmp_path / "img2img-images" / "2026-07-09"
+
+
+def test_without_numbers_a_name_that_is_taken_gets_one_behind(tmp_path):
+    options = SaveOptions(numbered=False)
+    events = run(tmp_path, LOADED, done(0), done(1), done(2), options=options)
+    assert [e.path.name for e in events[1:]] == ["7.png", "7-1.png", "7-2.png"]
+    nameless = run(tmp_path, done(0), options=SaveOptions(numbered=False, pattern="[none]"))
+    assert nameless[0].path.name == "00001.png"
+
+
+@pytest.mark.parametrize("options", [{"format": "gif"}, {"quality": 0}, {"quality": 101}])
+def test_formats_and_qualities_there_are_not_are_refused(options):
+    with pytest.raises(RequestError, match=r"format|quality"):
+        SaveOptions(**options)
+
+
+def test_many_writers_at_once_lose_nothing(tmp_path):
+    def write(seed: int) -> Path:
+        return write_new(tmp_path, "x", ".png", str(seed).encode(), Disk(), numbered=seed % 2 == 0)
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(write, range(64)))
+    assert len(set(paths)) == 64
+    assert [int(path.read_text()) for path in paths] == list(range(64))
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+class NthFails(Disk):
+    """Its n-th call fails, whichever it is; writes leave half of the file behind."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(errno.EIO, "I/O error")
+
+    def make_folder(self, folder: Path) -> None:
+        self._count()
+        super().make_folder(folder)
+
+    def names(self, folder: Path) -> list[str]:
+        self._count()
+        return super().names(folder)
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        self._count()
+        path.unlink()
+        super().write(path, data)
+
+    def place(self, temporary: Path, path: Path) -> None:
+        self._count()
+        super().place(temporary, path)
+
+    def remove(self, path: Path) -> None:
+        super().remove(path)
+        self._count()
+
+    def sync_folder(self, folder: Path) -> None:
+        self._count()
+        super().sync_folder(folder)
+
+
+@pytest.mark.parametrize("n", range(1, 3 * len(STEPS) + 2))
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_whichever_call_fails_every_file_is_whole_and_every_loss_is_said(tmp_path, format, n):
+    disk = NthFails(n)
+    events = run(
+        tmp_path, *(done(i, i) for i in range(3)), disk=disk, options=SaveOptions(format=format)
+    )
+    pictures = [event for event in events if isinstance(event, ImageDone)]
+    notes = [event for event in events if isinstance(event, Note)]
+    there = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {picture.path for picture in pictures if picture.path is not None}
+    assert len(notes) == 3 - len(there) <= 1
+    for picture in pictures:
+        if picture.path is not None:
+            assert open_picture(picture.path).size == picture.image.size
+            assert f"Seed: {picture.request.seed}," in read_picture(picture.path).parameters
