@@ -62,6 +62,18 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a walk comes from."""
+
+    whole: tuple[float, ...] = ()
+    """The levels of a walk from noise alone, of which those that are walked are the end."""
+    intervals: int = 0
+    """How many the sampler was asked for, before it planned its own."""
+    from_noise: bool = True
+    """Whether it begins with the seed's noise and nothing else."""
+
+
+@dataclass(frozen=True)
 class Step:
     """One interval of the walk is done (or, at index 0, about to begin).
 
@@ -81,6 +93,11 @@ class Step:
     state: State
     seconds: float
     estimates: tuple[Tensor, ...] = ()
+    origin: Origin = field(default_factory=Origin)
+    begins: bool = False
+    """Whether the walk begins here: the state was given, not computed."""
+    probes: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """What was asked to be kept, one tensor an evaluation: "cond" and "uncond", (b c h w) each."""
 
     @property
     def total(self) -> int:

@@ -8,37 +8,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from core.errors import NotFinite
-from core.events import Decoding, Event, Finished, ImageDone, Loaded, Note, Started, Step
+from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
 from core.images.pixels import pictures
-from core.models.catalog import Catalog
-from core.models.checkpoint import Checkpoint
-from core.models.store import Store
-from core.registry import Registry
-from core.request import GenerationRequest, Variation, Wish
+from core.passes import passes
+from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
-from core.sampling.conditioning import PromptOverTime
-from core.sampling.guidance import classifier_free, guided
-from core.sampling.noise import ImageSeed, SeededNoise
-from core.sampling.prediction import Predictor
-from core.sampling.schedule import Schedule, given
-from core.sampling.state import Denoiser, Sampler, State, walk
+from core.run import Guide, House, Run, Walk, groups, masked_denoiser
+from core.sampling.guidance import Combine, Predictions, classifier_free
+from core.sampling.masking import settled
+from core.sampling.state import Denoiser, State, walk
 from core.text.prompt import lifted, read
 
-
-@dataclass(frozen=True)
-class House:
-    """What a run needs of its surroundings."""
-
-    registry: Registry
-    catalog: Catalog
-    store: Store
+__all__ = ["House", "Progress", "generate", "go_on"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +39,8 @@ class Progress:
     """Images in work, the rows of `state`."""
     state: State | None = None
     """Where their walk stands."""
+    pass_index: int = 0
+    """Which walk that is."""
 
 
 def go_on() -> Wish:
@@ -78,28 +68,30 @@ def generate(
     request = resolve(request, house.catalog, house.registry)
     yield Started(request)
     yield from _surprises(request)
-    assert request.checkpoint is not None
-    model = yield from house.store.loaded(request.checkpoint, request.vae)
-    yield _loaded(model, house.store.preview(model))
-
-    run = _prepared(request, house.registry, model)
+    run = Run(request, house)
     evaluations = 0
     asked = Wish.GO_ON
-    adaptive = house.registry.sampler(request.sampler).adaptive
-    for images in _groups(request, model, progress, adaptive):
-        resumed = progress.state if images == progress.images else None
+    for images in _waiting(request, house, progress):
+        resumed = progress if progress.state is not None and images == progress.images else None
         count, asked = yield from _painted(run, images, resumed, wish)
         evaluations += count
         if asked is Wish.FINISH:
             break
-    seconds = time.perf_counter() - began
     yield Finished(
-        seconds,
-        _peak_bytes(model.device),
+        time.perf_counter() - began,
+        _peak_bytes(house.store.device),
         evaluations,
         interrupted=asked is Wish.FINISH,
         versions={"torch": torch.__version__, "python": sys.version.split()[0]},
     )
+
+
+def _waiting(request: GenerationRequest, house: House, progress: Progress) -> list[tuple[int, ...]]:
+    """The images that are left, those in work first, in the groups that are painted together."""
+    begun = [progress.images] if progress.state is not None else []
+    left = [i for i in range(request.images) if i not in {*progress.done, *progress.images}]
+    adaptive = house.registry.sampler(request.sampler).adaptive
+    return begun + groups(request, house.store.device.type == "cuda", left, adaptive)
 
 
 def _surprises(request: GenerationRequest) -> Iterator[Note]:
@@ -118,135 +110,115 @@ def _surprises(request: GenerationRequest) -> Iterator[Note]:
         )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Everything that all images of a request share."""
-
-    request: GenerationRequest
-    model: Checkpoint
-    sampler: Sampler
-    sigmas: Tensor
-    predictor: Predictor
-    positive: PromptOverTime
-    negative: PromptOverTime
-
-    @property
-    def total(self) -> int:
-        """Intervals of the list; an adaptive sampler has no total but this for prompts to count."""
-        return len(self.sigmas) - 1
-
-    def denoiser_at(self, index: int) -> Denoiser:
-        """The guided denoiser of one interval."""
-        cfg_scale = self.request.cfg_scale
-        index = min(index, self.total - 1)  # an adaptive sampler may take more
-        positive = self.positive.at(index)
-        ((negative, _),) = self.negative.at(index)
-        return guided(self.predictor, positive, negative, cfg_scale, classifier_free(cfg_scale))
-
-    def noise(self, images: Sequence[int]) -> SeededNoise:
-        request, model = self.request, self.model
-        assert request.width and request.height
-        sources = image_seeds(request, images, model.vae.config.shrink)
-        shape = model.latent_shape(request.width, request.height)
-        return SeededNoise(sources, shape, self.sigmas, model.device)
-
-
-def _prepared(request: GenerationRequest, registry: Registry, model: Checkpoint) -> _Run:
-    sigmas = sigmas_of(request, registry, model.schedule)
-    positive, negative = model.prompts(request, len(sigmas) - 1)
-    predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
-    sampler = sampler_of(request, registry)
-    return _Run(request, model, sampler, sigmas, predictor, positive, negative)
-
-
-def sigmas_of(request: GenerationRequest, registry: Registry, schedule: Schedule) -> Tensor:
-    """The noise levels of a resolved request, as its sampler walks them."""
-    entry = registry.sampler(request.sampler)
-    if isinstance(request.schedule, tuple):
-        return given(request.schedule)
-    spaced = registry.schedule(request.schedule).load()
-    if entry.discards_penultimate:
-        sigmas = spaced(schedule, request.steps + 1)
-        sigmas = torch.cat((sigmas[:-2], sigmas[-1:]))
-    else:
-        sigmas = spaced(schedule, request.steps)
-    return entry.planned(sigmas, request.steps)
-
-
-def sampler_of(request: GenerationRequest, registry: Registry) -> Sampler:
-    """The sampler of a resolved request, with its options filled in."""
-    entry = registry.sampler(request.sampler)
-    options = {name: getattr(request.sampler_options, name) for name in entry.options}
-    chosen = {name: value for name, value in options.items() if value is not None}
-    if entry.takes_calls:
-        chosen["calls"] = request.steps
-    return entry.load(chosen)
-
-
-def image_seeds(request: GenerationRequest, images: Sequence[int], shrink: int) -> list[ImageSeed]:
-    """Where each image's noise comes from: seed + k, or with a variation the same seed for all.
-
-    Args:
-        shrink: pixels a latent cell covers on each side.
-    """
-    assert request.seed is not None
-    variation = request.variation or Variation()
-    size = variation.resize_from
-    return [
-        ImageSeed(
-            request.seed + (0 if variation.strength else k),
-            request.noise,
-            request.ensd,
-            (variation.seed or 0) + k,
-            variation.strength,
-            None if size is None else (size[1] // shrink, size[0] // shrink),
-        )
-        for k in images
-    ]
-
-
 def _painted(
-    run: _Run, images: tuple[int, ...], resumed: State | None, wish: Callable[[], Wish]
+    run: Run, images: tuple[int, ...], resumed: Progress | None, wish: Callable[[], Wish]
 ) -> Generator[Event, None, tuple[int, Wish]]:
     """One group of images from noise to pictures; returns network calls and the last wish."""
-    noise = run.noise(images)
-    state = start = resumed or State(0, noise.draw(0) * run.sigmas[0])
-    tape: list[Tensor] = []
-    evaluations = 0
-    asked = Wish.GO_ON
-
-    def denoiser_at(index: int) -> Denoiser:
-        denoise = run.denoiser_at(index)
-
-        def denoise_taped(x: Tensor, sigma: Tensor) -> Tensor:
-            denoised = denoise(x, sigma)
-            tape.append(denoised)
-            return denoised
-
-        return denoise_taped
-
-    if resumed is None:
-        yield _step(run, images, start, [], 0.0)
-    then = time.perf_counter()
-    for state in walk(run.sampler, denoiser_at, start, run.sigmas, noise):
-        now = time.perf_counter()
-        step = _step(run, images, state, tape, now - then)
-        _check_finite(step)
-        evaluations += len(tape)
-        tape.clear()
-        yield step
-        then = time.perf_counter()
-        asked = wish()
+    parts = passes(run.request)
+    first = _first_pass(run.request, resumed)
+    latents: Tensor | None = None
+    evaluations, asked = 0, Wish.GO_ON
+    path: Walk | None = None
+    for part in parts[first:]:
+        path = yield from run.walk(part, images, latents)
+        if resumed is not None and resumed.state is not None and part.index == first:
+            path = path.at(_on_device(resumed.state, path.model.device))
+        else:
+            yield _step(path, path.start, [], {}, 0.0, begins=True)
+        state, count, asked = yield from _walked(run, path, wish)
+        evaluations += count
+        finished = path.sampler.is_done(state, path.sigmas) or len(path.sigmas) < 2
+        latents = state.latents if finished else state.denoised
+        if path.masking is not None and latents is not None:
+            latents = settled(latents, path.masking.original, path.masking.mask)
         if asked is not Wish.GO_ON:
+            finished = finished and part is parts[-1]
             break
-
+    assert path is not None and latents is not None
     yield Decoding(images)
-    finished = run.sampler.is_done(state, run.sigmas)
-    latents = state.latents if finished else state.denoised
-    assert latents is not None
-    for image, picture in zip(images, pictures(run.model.decode(latents)), strict=True):
+    # The walk may have ended with another model than it began with; both read the same latents.
+    for image, picture in zip(images, pictures(path.model.decode(latents)), strict=True):
+        if path.picture is not None:
+            picture = path.picture.put_back(picture)
         yield ImageDone(image, picture, _alone(run.request, image), finished=finished)
     return evaluations, asked
+
+
+def _first_pass(request: GenerationRequest, resumed: Progress | None) -> int:
+    if resumed is not None:
+        return resumed.pass_index
+    return 0 if request.branch is None else request.branch.pass_index
+
+
+def _walked(
+    run: Run, path: Walk, wish: Callable[[], Wish]
+) -> Generator[Event, None, tuple[State, int, Wish]]:
+    """The intervals of one walk; returns where it ended, network calls and the last wish."""
+    state, evaluations, asked = path.start, 0, Wish.GO_ON
+    tape: list[Tensor] = []
+    probes: dict[str, list[Tensor]] = {}
+    keep = probes if run.request.record is Record.PREDICTIONS else None
+    for segment in path.segments:
+        is_last = segment is path.segments[-1]
+        if len(path.sigmas) < 2 or (state.index >= segment.last and not is_last):
+            continue
+        guide = yield from run.guide(path, segment)
+        combine = _kept(classifier_free(guide.cfg_scale), keep)
+
+        denoiser_at = _denoisers(path, guide, combine, tape)
+        then = time.perf_counter()
+        for reached in walk(path.sampler, denoiser_at, state, path.sigmas, path.noise):
+            state = reached
+            step = _step(path, state, tape, probes, time.perf_counter() - then)
+            _check_finite(step)
+            evaluations += len(tape)
+            tape.clear()
+            probes.clear()
+            yield step
+            then = time.perf_counter()
+            asked = wish()
+            if asked is not Wish.GO_ON:
+                return state, evaluations, asked
+            if not is_last and state.index >= segment.last:
+                break
+    return state, evaluations, asked
+
+
+def _denoisers(
+    path: Walk, guide: Guide, combine: Combine, tape: list[Tensor]
+) -> Callable[[int], Denoiser]:
+    """The denoiser of each interval, as `walk` asks for it."""
+
+    def denoiser_at(index: int) -> Denoiser:
+        denoise = guide.denoiser_at(index, combine)
+        return _taped(masked_denoiser(path, denoise, index), tape)
+
+    return denoiser_at
+
+
+def _taped(denoise: Denoiser, tape: list[Tensor]) -> Denoiser:
+    """The same denoiser, its answers kept."""
+
+    def denoise_taped(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = denoise(x, sigma)
+        tape.append(denoised)
+        return denoised
+
+    return denoise_taped
+
+
+def _kept(combine: Combine, probes: dict[str, list[Tensor]] | None) -> Combine:
+    """The same combination; what it is made of is kept, if anybody asked."""
+    if probes is None:
+        return combine
+
+    def combine_kept(predictions: Predictions) -> Tensor:
+        probes.setdefault("cond", []).append(predictions.conds[0])
+        if predictions.uncond is not None:
+            probes.setdefault("uncond", []).append(predictions.uncond)
+        return combine(predictions)
+
+    return combine_kept
 
 
 def _alone(request: GenerationRequest, image: int) -> GenerationRequest:
@@ -260,29 +232,41 @@ def _alone(request: GenerationRequest, image: int) -> GenerationRequest:
 
 
 def _step(
-    run: _Run, images: tuple[int, ...], state: State, tape: list[Tensor], seconds: float
+    path: Walk,
+    state: State,
+    tape: list[Tensor],
+    probes: dict[str, list[Tensor]],
+    seconds: float,
+    begins: bool = False,
 ) -> Step:
-    sigma = run.sampler.level(state, run.sigmas)
-    timestep = run.model.schedule.timestep(sigma) if sigma > 0 else torch.zeros(())
+    sigma = path.sampler.level(state, path.sigmas)
+    timestep = path.model.schedule.timestep(sigma) if sigma > 0 else torch.zeros(())
     return Step(
-        images=images,
-        pass_index=0,
-        sigmas=tuple(run.sigmas.tolist()),
+        images=path.images,
+        pass_index=path.part.index,
+        sigmas=tuple(path.sigmas.tolist()),
         sigma=float(sigma),
         timestep=float(timestep),
         state=on_cpu(state),
         seconds=seconds,
         estimates=tuple(t.cpu() for t in tape),
+        origin=path.origin,
+        begins=begins,
+        probes={name: tuple(t.cpu() for t in kept) for name, kept in probes.items()},
     )
 
 
 def on_cpu(state: State) -> State:
     """The same state with its tensors on the CPU, where readers may look at them."""
+    return _on_device(state, torch.device("cpu"))
+
+
+def _on_device(state: State, device: torch.device) -> State:
     return replace(
         state,
-        latents=state.latents.cpu(),
-        denoised=None if state.denoised is None else state.denoised.cpu(),
-        memory=tuple(t.cpu() for t in state.memory),
+        latents=state.latents.to(device),
+        denoised=None if state.denoised is None else state.denoised.to(device),
+        memory=tuple(t.to(device) for t in state.memory),
     )
 
 
@@ -292,36 +276,6 @@ def _check_finite(step: Step) -> None:
             f"step {step.state.index} of {step.total} came to values that are no numbers; "
             "a lower cfg_scale or float32 precision may help"
         )
-
-
-def _groups(
-    request: GenerationRequest, model: Checkpoint, progress: Progress, adaptive: bool
-) -> Iterator[tuple[int, ...]]:
-    """Which images go through the network together.
-
-    One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
-    One at a time too where each image chooses its own steps.
-    """
-    if progress.state is not None:
-        yield progress.images
-    left = [i for i in range(request.images) if i not in {*progress.done, *progress.images}]
-    assert request.width and request.height
-    at_once = 1
-    if model.device.type == "cuda" and not adaptive:
-        at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
-    for first in range(0, len(left), at_once):
-        yield tuple(left[first : first + at_once])
-
-
-def _loaded(model: Checkpoint, preview: Tensor) -> Loaded:
-    return Loaded(
-        checkpoint=model.name,
-        family=model.family.name,
-        fingerprint=model.fingerprint,
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        preview=preview,
-    )
 
 
 def _peak_bytes(device: torch.device) -> int:

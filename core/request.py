@@ -29,6 +29,9 @@ class Record(enum.StrEnum):
 
     NOTHING = "nothing"
     STEPS = "steps"
+    """Every estimate: enough to show, branch and resume from any step."""
+    PREDICTIONS = "predictions"
+    """And what the prompt alone and the negative prompt alone led to, at every evaluation."""
 
 
 class NoiseKind(enum.StrEnum):
@@ -49,6 +52,34 @@ class Emphasis(enum.StrEnum):
     """Multiplies it."""
     IGNORE = "ignore"
     """Nothing."""
+    NONE = "none"
+    """Nothing; brackets are characters like any other."""
+    COMFY = "comfy"
+    """ComfyUI's grammar and rule: moves it away from, or towards, what an empty prompt says."""
+
+
+class Resize(enum.StrEnum):
+    """How a picture of another size or shape becomes one of the size asked for."""
+
+    STRETCH = "stretch"
+    CROP = "crop"
+    """Filled by its middle; what sticks out is cut off."""
+    FILL = "fill"
+    """Shown whole; the margins take the colours of its edges."""
+    LATENT = "latent"
+    """Stretched, as latents."""
+
+
+class Fill(enum.StrEnum):
+    """What lies under the mask when repainting begins."""
+
+    ORIGINAL = "original"
+    COLOUR = "colour"
+    """The colours around the mask, spread into it."""
+    NOISE = "noise"
+    """Latent noise."""
+    NOTHING = "nothing"
+    """Latents of zero."""
 
 
 class Wish(enum.Enum):
@@ -78,6 +109,22 @@ class SamplerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """How noise levels are chosen and told the network; A1111's settings of these names."""
+
+    discard_penultimate: bool | None = None
+    """Whether one level more is made and the last above 0 left out; None: as the sampler does."""
+    rho: float | None = None
+    """The bend of the Karras (7) and polyexponential (1) schedules."""
+    sigma_min: float | None = None
+    """Lowest level above 0; None: the model's own."""
+    sigma_max: float | None = None
+    """Highest level; None: the model's own."""
+    round_timesteps: bool = False
+    """Whether the network is told whole timesteps; A1111's "quantization in K samplers"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variation:
     """A blend of the seed's noise with another one's, or with a smaller picture's."""
 
@@ -88,6 +135,97 @@ class Variation:
     """0: the request's noise alone, 1: the other one's alone."""
     resize_from: tuple[int, ...] | None = None
     """(width, height) in pixels of a picture whose noise is placed in the middle of this one's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartImage:
+    """A picture to start from. Pictures are named by the SHA-256 of their file in `inputs/`."""
+
+    picture: str
+    mask: str | None = None
+    """White is painted anew, black is kept; greys are shares where `soft`."""
+    strength: float = 0.75
+    """0: the picture through the VAE and back; 1: from noise alone."""
+    resize: Resize = Resize.CROP
+    fill: Fill = Fill.ORIGINAL
+    invert: bool = False
+    """Whether black is painted anew instead."""
+    grow: int = 0
+    """Pixels that the mask is widened by."""
+    blur: int = 4
+    """Standard deviation of the blur of the mask's edge, in pixels."""
+    only_masked: bool = False
+    """Whether the masked region alone is painted, at the request's size, and put back."""
+    padding: int = 32
+    """Pixels around the masked region that are painted with it."""
+    soft: bool = False
+    """Whether the mask's greys are strengths: differential diffusion, arXiv:2306.00950."""
+    extend: tuple[int, ...] = ()
+    """Pixels by which the picture grows (left, top, right, bottom), painted anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlarge:
+    """A second pass at a larger size; A1111's "Hires. fix". What is None is the request's own."""
+
+    width: int | None = None
+    """Pixels; None: `scale` times the request's, both sides."""
+    height: int | None = None
+    scale: float = 2.0
+    upscaler: str = "Latent"
+    strength: float = 0.7
+    steps: int | None = None
+    cfg_scale: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Another checkpoint for the rest of the run, from `switch_at` on."""
+
+    checkpoint: str
+    switch_at: float = 0.8
+    """Share of the training timesteps that is behind, from 0 to 1."""
+    by_steps: bool = False
+    """Whether it is the share of the run's steps instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Where in an earlier run this one begins: after `index` intervals of one of its images."""
+
+    job: str
+    image: int = 0
+    index: int = 0
+    pass_index: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraUse:
+    """A LoRA beside those that the prompt names."""
+
+    name: str
+    weight: float = 1.0
+    text_weight: float | None = None
+    """Weight for the text encoders; None: the same."""
+    start: float = 0.0
+    """Share of the steps after which it begins to act."""
+    end: float = 1.0
+    """Share of the steps after which it ends."""
+    blocks: tuple[float, ...] = ()
+    """A factor per block of the U-Net, in the order of `core.adapters`; empty: 1 for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypernetUse:
+    """A hypernetwork beside those that the prompt names."""
+
+    name: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +250,7 @@ class GenerationRequest:
     """A name, "automatic" (the sampler's own), or the falling sigmas themselves, 0 at the end."""
     images: int = 1
     sampler_options: SamplerOptions = field(default_factory=SamplerOptions)
+    schedule_options: ScheduleOptions = field(default_factory=ScheduleOptions)
     clip_skip: int = 1
     """Text encoder layers left out at the end, plus one: 1 leaves out none."""
     emphasis: Emphasis = Emphasis.ORIGINAL
@@ -119,7 +258,17 @@ class GenerationRequest:
     ensd: int = 0
     """Added to the seed for all noise but the first; A1111's "eta noise seed delta"."""
     variation: Variation | None = None
+    tiling: bool = False
+    """Whether opposite edges fit each other."""
+    loras: tuple[LoraUse, ...] = ()
+    hypernets: tuple[HypernetUse, ...] = ()
+    start: StartImage | None = None
+    enlarge: Enlarge | None = None
+    refine: Refine | None = None
+    branch: Branch | None = None
     record: Record = Record.STEPS
+    extras: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Settings of extensions, by the name of each."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields as JSON values; `from_json` is its inverse."""
@@ -183,6 +332,12 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise RequestError(f"{where} must be a list, not {_shown(value)}", where)
         return tuple(_read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{where} must be a JSON object, not {_shown(value)}", where)
+        if typing.get_origin(arguments[1]) is not Mapping:
+            return dict(value)  # JSON of whatever kind: its reader checks it
+        return {str(k): _read(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return read_json(typing.cast(type, hint), value, where + ".")
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

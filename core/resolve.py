@@ -3,14 +3,25 @@ checked. Reads headers only, so a job is resolved the moment it is submitted."""
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import fields, replace
 from typing import NamedTuple
 
 from core.errors import RequestError
-from core.models.catalog import Catalog
+from core.images.resize import FILTERS
+from core.models.catalog import Catalog, Kind
+from core.passes import LATENT_UPSCALERS, enlarged, enlarged_size
 from core.registry import Registry
-from core.request import MAX_SEED, GenerationRequest, SamplerOptions, Variation
+from core.request import (
+    MAX_SEED,
+    Enlarge,
+    GenerationRequest,
+    Refine,
+    SamplerOptions,
+    ScheduleOptions,
+    Variation,
+)
 
 
 class Bound(NamedTuple):
@@ -36,6 +47,30 @@ OPTION_BOUNDS = {
     "s_churn": Bound(0, 1000),
     "s_tmin": Bound(0, 10_000),
     "s_tmax": Bound(0, 10_000),
+    "rho": Bound(0.1, 100),
+    "sigma_min": Bound(0.0001, 10_000),
+    "sigma_max": Bound(0.0001, 10_000),
+}
+PART_BOUNDS = {
+    "start.strength": Bound(0, 1),
+    "start.grow": Bound(0, 512),
+    "start.blur": Bound(0, 64),
+    "start.padding": Bound(0, 1024),
+    "enlarge.scale": Bound(1, 8),
+    "enlarge.strength": Bound(0, 1),
+    "enlarge.steps": Bound(1, 500),
+    "enlarge.cfg_scale": Bound(0, 100),
+    "refine.switch_at": Bound(0, 1),
+    "branch.image": Bound(0, 99),
+    "branch.index": Bound(0, 100_000),
+    "branch.pass_index": Bound(0, 1),
+}
+"""Of numbers in the parts of a request."""
+LORA_BOUNDS = {
+    "weight": Bound(-100, 100),
+    "text_weight": Bound(-100, 100),
+    "start": Bound(0, 1),
+    "end": Bound(0, 1),
 }
 MAX_PROMPT = 20_000
 """Letters in a prompt."""
@@ -76,7 +111,88 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
     if resolved.variation is not None:
         resolved = replace(resolved, variation=_resolved_variation(resolved))
     _check_options(resolved.sampler_options, sampler.title, sampler.options)
+    _check_schedule_options(resolved, registry)
+    _check_parts(resolved)
+    return replace(
+        resolved,
+        enlarge=_resolved_enlarge(resolved, catalog, registry),
+        refine=_resolved_refine(resolved, catalog),
+    )
+
+
+def _check_parts(request: GenerationRequest) -> None:
+    """The numbers of all optional parts, and pictures named as they are named."""
+    for path, bound in PART_BOUNDS.items():
+        part, name = path.split(".")
+        value = getattr(getattr(request, part), name, None)
+        if value is not None:
+            _check(name, value, bound, part + ".")
+    start = request.start
+    if start is not None:
+        for name in ("picture", "mask"):
+            value = getattr(start, name)
+            if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+                raise RequestError(
+                    f"{name} must be the SHA-256 of a picture that was sent here", f"start.{name}"
+                )
+        if start.extend and (len(start.extend) != 4 or min(start.extend) < 0):
+            raise RequestError(
+                "extend is four numbers of pixels, left, top, right, bottom", "start.extend"
+            )
+    for number, use in enumerate(request.loras):
+        for name, bound in LORA_BOUNDS.items():
+            if (value := getattr(use, name)) is not None:
+                _check(name, value, bound, f"loras[{number}].")
+    if request.branch is not None and request.images != 1:
+        raise RequestError("a branch makes one image", "images")
+
+
+def _resolved_enlarge(
+    request: GenerationRequest, catalog: Catalog, registry: Registry
+) -> Enlarge | None:
+    more = request.enlarge
+    if more is None:
+        return None
+    width, height = enlarged_size(request, more)
+    assert request.width and request.height
+    if width < request.width or height < request.height:
+        raise RequestError(
+            f"the second pass would be {width} × {height}, smaller than "
+            f"{request.width} × {request.height}",
+            "enlarge.width",
+        )
+    _check_upscaler(more.upscaler, catalog)
+    checkpoint = None if more.checkpoint is None else catalog.checkpoint(more.checkpoint).name
+    sampler = None if more.sampler is None else registry.sampler(more.sampler).name
+    schedule = more.schedule
+    if schedule is not None:
+        if schedule.casefold() == "automatic":
+            schedule = registry.sampler(sampler or request.sampler).schedule
+        schedule = registry.schedule(schedule).name
+    resolved = replace(more, checkpoint=checkpoint, sampler=sampler, schedule=schedule)
+    second = enlarged(replace(request, enlarge=resolved))
+    _check_size(second)
+    _check_work(second)
     return resolved
+
+
+def _check_upscaler(name: str, catalog: Catalog) -> None:
+    built_in = (*LATENT_UPSCALERS, *FILTERS)
+    if name in built_in:
+        return
+    there = (*built_in, *(file.name for file in catalog.files(Kind.UPSCALER)))
+    try:
+        catalog.file(Kind.UPSCALER, name, "enlarge.upscaler")
+    except RequestError as error:
+        raise RequestError(
+            f"no upscaler named {name!r}; there are: {', '.join(there)}", "enlarge.upscaler"
+        ) from error
+
+
+def _resolved_refine(request: GenerationRequest, catalog: Catalog) -> Refine | None:
+    if request.refine is None:
+        return None
+    return replace(request.refine, checkpoint=catalog.checkpoint(request.refine.checkpoint).name)
 
 
 def _check_bounds(request: GenerationRequest) -> None:
@@ -86,8 +202,21 @@ def _check_bounds(request: GenerationRequest) -> None:
         if (length := len(getattr(request, name))) > MAX_PROMPT:
             what = name.replace("_", " ")
             raise RequestError(f"the {what} has {length:,} letters; {MAX_PROMPT:,} fit", name)
-    width, height, seed = request.width, request.height, request.seed
-    assert width is not None and height is not None and seed is not None
+    _check_size(request)
+    _check_work(request)
+    seed = request.seed
+    assert seed is not None
+    if seed + request.images - 1 > MAX_SEED:
+        raise RequestError(f"seed must leave room for {request.images} images", "seed")
+    if not 0 <= seed + request.ensd <= MAX_SEED - request.images:
+        raise RequestError(
+            f"seed and ensd must add up to a seed, not {seed + request.ensd}", "ensd"
+        )
+
+
+def _check_size(request: GenerationRequest) -> None:
+    width, height = request.width, request.height
+    assert width is not None and height is not None
     for name, value in (("width", width), ("height", height)):
         if value % SIZE_STEP:
             near = round(value / SIZE_STEP) * SIZE_STEP
@@ -98,17 +227,15 @@ def _check_bounds(request: GenerationRequest) -> None:
         raise RequestError(
             f"{width} × {height} is more than {MAX_PIXELS:,} pixels, the most that fit", "width"
         )
-    if width * height * request.steps * request.images > MAX_WORK:
+
+
+def _check_work(request: GenerationRequest) -> None:
+    assert request.width and request.height
+    if request.width * request.height * request.steps * request.images > MAX_WORK:
         raise RequestError(
-            f"{request.images} images of {width} × {height} in {request.steps} steps are more "
-            "than one request may ask for; ask for fewer images or steps",
+            f"{request.images} images of {request.width} × {request.height} in {request.steps} "
+            "steps are more than one request may ask for; ask for fewer images or steps",
             "images",
-        )
-    if seed + request.images - 1 > MAX_SEED:
-        raise RequestError(f"seed must leave room for {request.images} images", "seed")
-    if not 0 <= seed + request.ensd <= MAX_SEED - request.images:
-        raise RequestError(
-            f"seed and ensd must add up to a seed, not {seed + request.ensd}", "ensd"
         )
 
 
@@ -141,6 +268,31 @@ def _check_options(options: SamplerOptions, title: str, taken: tuple[str, ...]) 
                 f"sampler_options.{field.name}",
             )
         _check(field.name, value, OPTION_BOUNDS[field.name], "sampler_options.")
+
+
+def _check_schedule_options(request: GenerationRequest, registry: Registry) -> None:
+    options, schedule = request.schedule_options, request.schedule
+    title: str = "a drawn schedule"
+    taken: tuple[str, ...] = ("round_timesteps",)
+    if isinstance(schedule, str):
+        entry = registry.schedule(schedule)
+        title = f"the schedule {entry.title}"
+        taken = ("discard_penultimate", "round_timesteps", *entry.options)
+    for name in (field.name for field in fields(ScheduleOptions)):
+        value = getattr(options, name)
+        if value is None or value is False:
+            continue
+        if name not in taken:
+            raise RequestError(
+                f"{title} takes no {name}; it takes: {', '.join(taken)}", f"schedule_options.{name}"
+            )
+        if name in OPTION_BOUNDS:
+            _check(name, value, OPTION_BOUNDS[name], "schedule_options.")
+    low, high = options.sigma_min, options.sigma_max
+    if low is not None and high is not None and low >= high:
+        raise RequestError(
+            f"sigma_min, {low:g}, must lie below sigma_max, {high:g}", "schedule_options.sigma_min"
+        )
 
 
 def _check(name: str, value: float, bound: Bound, prefix: str = "") -> None:

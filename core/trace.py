@@ -16,7 +16,7 @@ import json
 import struct
 import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,15 +33,18 @@ from core.events import (
     Loaded,
     Loading,
     Note,
+    Origin,
     Started,
     Step,
 )
-from core.generate import Progress, image_seeds, sampler_of
+from core.generate import Progress
 from core.images.pixels import open_picture
+from core.levels import image_seeds, sampler_of
+from core.passes import passes
 from core.registry import Registry
 from core.request import GenerationRequest, as_json, read_json
 from core.sampling.noise import SeededNoise
-from core.sampling.state import State
+from core.sampling.state import Sampler, State
 
 MAGIC = b"VITRINE TRACE 1\n"
 _LENGTHS = struct.Struct("<IQ")
@@ -137,17 +140,21 @@ def progress_of(path: Path, registry: Registry) -> Progress:
             done.add(head["index"])
     if last is None or done >= set(last.images):
         return Progress(frozenset(done))
-    return Progress(frozenset(done), last.images, last.state)
+    return Progress(frozenset(done), last.images, last.state, last.pass_index)
 
 
-def step_at(path: Path, registry: Registry, image: int, index: int) -> Step:
+def step_at(path: Path, registry: Registry, image: int, index: int, pass_index: int = 0) -> Step:
     """The recorded step after `index` intervals of an image.
 
     Raises:
         FileError: it is not in the recording.
     """
     for _, _, step in _followed(path, registry):
-        if step and image in step.images and step.state.index == index:
+        if (
+            step
+            and image in step.images
+            and (step.pass_index, step.state.index) == (pass_index, index)
+        ):
             return step
     raise FileError(f"step {index} of image {image} is not in the recording {path.name}")
 
@@ -172,13 +179,19 @@ class _Rebuild:
     registry: Registry
     state: State | None = None
     sigmas: Tensor | None = None
+    origin: Origin = field(default_factory=Origin)
     noise: SeededNoise | None = None
+    sampler: Sampler | None = None
 
     def step(self, head: Json, body: bytes) -> Step:
         images = tuple(head["images"])
-        estimates = _tensors(head["shapes"], body)
-        if head["index"] == 0:
-            self._begin(images, head)
+        tensors = _tensors(head["shapes"], body)
+        begins = "sigmas" in head
+        count = len(tensors) if begins else head.get("evaluations", len(tensors))
+        estimates, others = tensors[:count], tensors[count:]
+        if begins:
+            self._begin(images, head, tensors)
+            estimates = ()
         else:
             self._advance(estimates)
         assert self.state is not None and self.sigmas is not None
@@ -192,23 +205,47 @@ class _Rebuild:
             state=self.state,
             seconds=head["seconds"],
             estimates=estimates,
+            origin=self.origin,
+            begins=begins,
+            probes=_probes(head.get("probes", {}), others),
         )
 
-    def _begin(self, images: tuple[int, ...], head: Json) -> None:
-        assert self.request.height is not None
+    def _begin(self, images: tuple[int, ...], head: Json, given: tuple[Tensor, ...]) -> None:
+        request = passes(self.request)[head["pass_index"]].request
+        assert request.height is not None
         self.sigmas = torch.tensor(head["sigmas"], dtype=torch.float32)
+        whole = tuple(head.get("whole", head["sigmas"]))
+        self.origin = Origin(whole, head.get("intervals", len(self.sigmas) - 1), not given)
         channels, rows, columns = head["latent_shape"]
-        sources = image_seeds(self.request, images, self.request.height // rows)
-        self.noise = SeededNoise(sources, (channels, rows, columns), self.sigmas)
-        self.state = State(0, self.noise.draw(0) * self.sigmas[0])
+        sources = image_seeds(request, images, request.height // rows)
+        self.noise = SeededNoise(sources, (channels, rows, columns), torch.tensor(whole))
+        self.sampler = sampler_of(request, self.registry, self.origin.intervals)
+        if given:
+            has_denoised = head["has_denoised"]
+            self.state = State(
+                index=head["index"],
+                latents=given[0],
+                denoised=given[1] if has_denoised else None,
+                memory=given[1 + has_denoised :],
+                draws=head["draws"],
+            )
+        else:
+            entry = self.registry.sampler(request.sampler)
+            self.state = State(0, entry.initial(self.noise.draw(0), self.sigmas))
 
     def _advance(self, estimates: tuple[Tensor, ...]) -> None:
         assert self.state is not None and self.sigmas is not None and self.noise is not None
+        assert self.sampler is not None
         answers = iter(estimates)
-        sampler = sampler_of(self.request, self.registry)
-        self.state = sampler.step(
+        self.state = self.sampler.step(
             lambda x, sigma: next(answers), self.state, self.sigmas, self.noise
         )
+
+
+def _probes(counts: Json, tensors: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, ...]]:
+    """What was kept beside the estimates, by name."""
+    rest = iter(tensors)
+    return {name: tuple(next(rest) for _ in range(count)) for name, count in counts.items()}
 
 
 def _to_record(event: Event) -> tuple[Json, bytes]:
@@ -249,6 +286,8 @@ def _to_record(event: Event) -> tuple[Json, bytes]:
 
 
 def _step_record(step: Step) -> tuple[Json, bytes]:
+    kept = [t for of_name in step.probes.values() for t in of_name]
+    tensors = [*step.estimates, *kept]
     head: Json = {
         "event": "step",
         "images": list(step.images),
@@ -257,12 +296,23 @@ def _step_record(step: Step) -> tuple[Json, bytes]:
         "sigma": step.sigma,
         "timestep": step.timestep,
         "seconds": step.seconds,
-        "shapes": [list(t.shape) for t in step.estimates],
     }
-    if step.state.index == 0:
-        head["latent_shape"] = list(step.state.latents.shape[1:])
+    if step.probes:
+        head["evaluations"] = len(step.estimates)
+        head["probes"] = {name: len(of_name) for name, of_name in step.probes.items()}
+    if step.begins:
+        state = step.state
+        head["latent_shape"] = list(state.latents.shape[1:])
         head["sigmas"] = list(step.sigmas)
-    return head, b"".join(_bytes(t) for t in step.estimates)
+        head["whole"] = list(step.origin.whole)
+        head["intervals"] = step.origin.intervals
+        head["has_denoised"] = state.denoised is not None
+        head["draws"] = state.draws
+        if not step.origin.from_noise:
+            estimate = () if state.denoised is None else (state.denoised,)
+            tensors = [state.latents, *estimate, *state.memory]
+    head["shapes"] = [list(t.shape) for t in tensors]
+    return head, b"".join(_bytes(t) for t in tensors)
 
 
 def _from_record(head: Json, body: bytes) -> Event:

@@ -18,7 +18,7 @@ PLAIN = "core.request core.events core.errors core.settings"
 TORCH = "torch einops"
 BELOW_ENGINE = (
     f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
-    " core.registry core.resolve core.generate core.trace core.probe"
+    " core.registry core.passes core.levels core.resolve core.run core.generate core.trace"
 )
 
 ROOMS = {
@@ -27,7 +27,6 @@ ROOMS = {
     "core.events": (PLAIN, ""),
     "core.errors": (PLAIN, ""),
     "core.settings": (PLAIN, ""),
-    "core.probe": (PLAIN, "torch"),
     "core.nn": (PLAIN, TORCH),
     "core.sampling": (f"{PLAIN} core.nn", f"{TORCH} numpy scipy torchsde"),
     "core.images": (PLAIN, f"{TORCH} numpy PIL"),
@@ -43,18 +42,33 @@ ROOMS = {
     ),
     # Shelf entries load what they name when they are asked for it.
     "core.registry": (f"{PLAIN} core.sampling", ""),
-    "core.resolve": (f"{PLAIN} core.registry core.models.catalog core.text.prompt", ""),
+    # A request cut into walks: `passes` by numbers and names alone, `levels` with a schedule.
+    "core.passes": (PLAIN, ""),
+    "core.levels": (f"{PLAIN} core.passes core.registry core.sampling", "torch"),
+    "core.resolve": (
+        f"{PLAIN} core.passes core.registry core.models.catalog core.text.prompt"
+        " core.images.resize",
+        "",
+    ),
+    # What the walks of one request share; `generate` tells the story with it.
+    "core.run": (
+        f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
+        " core.passes core.levels core.registry",
+        "torch PIL",
+    ),
     "core.generate": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
-        " core.registry core.resolve core.probe",
+        " core.passes core.levels core.registry core.resolve core.run",
         f"{TORCH} psutil",
     ),
     # A trace is replayed by the same arithmetic that made it.
     "core.trace": (
-        f"{PLAIN} core.sampling core.images core.registry core.generate",
+        f"{PLAIN} core.sampling core.images core.registry core.passes core.levels core.generate",
         "torch numpy PIL",
     ),
-    "core.engine": (BELOW_ENGINE, "torch psutil PIL"),
+    # Capsules and pixels are read when they are asked for.
+    "core.gallery": (f"{PLAIN} core.images core.registry", "PIL"),
+    "core.engine": (f"{BELOW_ENGINE} core.gallery", "torch psutil PIL"),
     "core.extend": (f"{PLAIN} core.registry", "pluggy packaging"),
     # The small model that ships: how it was drawn, trained and measured. Nobody leans on it.
     "core.pocket": (
@@ -64,8 +78,8 @@ ROOMS = {
     "core.__init__": ("core", ""),
     "core.__main__": ("core", "psutil"),
     "webui": (
-        f"{PLAIN} core.registry core.resolve core.engine core.extend core.trace core.images"
-        " core.models.catalog core.text.prompt core.text.tokenizer",
+        f"{PLAIN} core.registry core.resolve core.gallery core.engine core.extend core.trace"
+        " core.images core.models.catalog core.text.prompt core.text.tokenizer",
         "gradio fastapi starlette pydantic uvicorn websockets PIL psutil segno platformdirs yaml",
     ),
     "launch": ("webui.flags", ""),
@@ -74,7 +88,7 @@ ROOMS = {
 """The one-way rule. Types for the reader, under TYPE_CHECKING, are not held to it."""
 
 TORCH_FREE = (
-    "core core.request core.registry core.resolve core.models.catalog core.engine.job"
+    "core core.request core.registry core.passes core.resolve core.models.catalog core.engine.job"
     " core.text.prompt core.text.tokenizer"
 )
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from core.engine.job import Job
+from core.images.inputs import Inputs
 from core.models.catalog import Catalog
 from core.registry import Registry
 from core.request import GenerationRequest
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-View: TypeAlias = Literal["latents", "denoised"]
-"""The noisy latents x_t (scaled to unit variance), or the model's estimate of the image."""
+View: TypeAlias = Literal["latents", "denoised", "noise"]
+"""The noisy latents x_t (scaled to unit variance), the model's estimate of the image, or the noise
+that it takes to be in them."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,23 @@ class DecodeStep:
     image: int
     index: int
     view: View
+    pass_index: int = 0
 
 
-Query: TypeAlias = DecodeStep
+@dataclass(frozen=True)
+class Upscale:
+    """A picture made larger, without painting: by Lanczos, or by a network from models/ESRGAN.
+
+    `picture`: its SHA-256 in the inputs folder. Answered by a picture.
+    """
+
+    picture: str
+    upscaler: str
+    width: int
+    height: int
+
+
+Query: TypeAlias = DecodeStep | Upscale
 
 
 class Engine(Protocol):
@@ -55,6 +68,10 @@ class Engine(Protocol):
 
     @property
     def registry(self) -> Registry: ...
+
+    @property
+    def inputs(self) -> Inputs:
+        """The pictures that requests name."""
 
     def describe(self) -> EngineInfo: ...
 
@@ -71,7 +88,7 @@ class Engine(Protocol):
     def place(self, job: Job) -> int:
         """Jobs before this one: 0 when it is running or next."""
 
-    def inspect(self, query: Query, owner: str = "local") -> Future[Image]:
+    def inspect(self, query: Query, owner: str = "local") -> Future[Any]:
         """What is not a generation, run on the engine's thread between steps."""
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,18 +18,19 @@ from typing import TYPE_CHECKING, Any
 from core.engine.engine import EngineInfo, Query
 from core.engine.job import Job, JobState
 from core.engine.queue import MAX_ATTEMPTS, Queue, Row
-from core.errors import Cancelled, RequestError, VitrineError
-from core.events import Event, Started
+from core.errors import Cancelled, FileError, RequestError, VitrineError
+from core.events import Event, Started, Step
+from core.gallery import Gallery
+from core.images.inputs import Inputs
 from core.models.catalog import Catalog
 from core.registry import Registry
-from core.request import GenerationRequest, Record
+from core.request import Branch, GenerationRequest, Record
 from core.resolve import resolve
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from core.generate import House, Progress
+    from core.images.infotext import Hashes
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class LocalEngine:
         self.settings = settings
         self.registry = registry
         self.catalog = Catalog(settings)
+        self.inputs = Inputs(settings.data_dir / "inputs")
+        self.gallery = Gallery(settings.data_dir / "gallery.sqlite3", settings.data_dir / "thumbs")
         self._queue = Queue(settings.data_dir / "queue.sqlite3")
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
@@ -84,6 +88,8 @@ class LocalEngine:
 
     def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
         resolved = resolve(request, self.catalog, self.registry)
+        if resolved.branch is not None and self.job(resolved.branch.job).owner != owner:
+            raise RequestError(f"there is no job {resolved.branch.job[:40]!r}", "branch")
         job = Job(resolved, owner)
         self._queue.add(Row(job.id, owner, resolved, job.created, JobState.WAITING, 0, None))
         self._line_up(job)
@@ -111,8 +117,8 @@ class LocalEngine:
                 return 0
             return self._waiting.index(job) + (self._running is not None)
 
-    def inspect(self, query: Query, owner: str = "local") -> Future[Image]:
-        answer: Future[Image] = Future()
+    def inspect(self, query: Query, owner: str = "local") -> Future[Any]:
+        answer: Future[Any] = Future()
         self._errands.put((query, answer))
         self._wake.set()
         return answer
@@ -145,7 +151,22 @@ class LocalEngine:
         from core.generate import House
         from core.models.store import Store
 
-        return House(self.registry, self.catalog, Store(self.settings, self.catalog))
+        store = Store(self.settings, self.catalog)
+        return House(self.registry, self.catalog, store, self.inputs, self._stored)
+
+    def _stored(self, branch: Branch) -> Step:
+        """The step that a branch begins at.
+
+        Raises:
+            RequestError: its run was not recorded, or is no longer there.
+        """
+        from core.trace import step_at
+
+        path = self._recording(branch.job)
+        try:
+            return step_at(path, self.registry, branch.image, branch.index, branch.pass_index)
+        except FileError as error:
+            raise RequestError(f"a branch needs the recorded run: {error}", "branch") from error
 
     def _warm_up(self) -> None:
         """Loads the default model while nobody waits, if it is small: the first picture is soon."""
@@ -227,17 +248,25 @@ class LocalEngine:
 
     def _events(self, job: Job, progress: Progress) -> Any:
         """The stream of one job: generated, saved, recorded."""
+        from core.gallery import indexed
         from core.generate import generate
         from core.images.save import saved
         from core.trace import recorded
 
         assert self._house is not None
         events: Iterator[Event] = generate(job.request, self._house, job.wish, progress)
-        events = saved(events, self.settings.outputs_dir, self.registry)
+        into = self.settings.outputs_dir
+        events = saved(events, into, self.registry, hashes=self._hashes_of, user=job.owner)
+        events = indexed(events, self.gallery, job=job.id, owner=job.owner)
         if job.request.record is not Record.NOTHING:
             job.trace = self._trace_path(job)
             events = recorded(events, job.trace)
         return events
+
+    def _hashes_of(self, request: GenerationRequest) -> Hashes:
+        from core.engine.hashes import hashes_of
+
+        return hashes_of(request, self.catalog)
 
     def _progress(self, trace: Path) -> Progress:
         """Where an earlier attempt left off; nowhere, if its recording can't be read."""
@@ -263,12 +292,12 @@ class LocalEngine:
             if answer.set_running_or_notify_cancel():
                 _settle(answer, lambda query=query: self._answered(query))  # type: ignore[misc]
 
-    def _answered(self, query: Query) -> Image:
-        from core.engine.answers import decoded_step
+    def _answered(self, query: Query) -> Any:
+        from core.engine.answers import answered
 
         if self._house is None:
             raise VitrineError(f"the engine could not start: {self._broken}")
-        return decoded_step(query, self.job(query.job), self._house)
+        return answered(query, self.job, self._house)
 
     # Jobs of earlier times
 
@@ -322,7 +351,17 @@ class LocalEngine:
                     self._jobs.setdefault(job.id, job)
 
     def _trace_path(self, job: Job) -> Path:
-        return self.settings.traces_dir / f"{job.id}.trace"
+        return self._recording(job.id)
+
+    def _recording(self, job: str) -> Path:
+        """Where the run of that job is or would be recorded.
+
+        Raises:
+            RequestError: no job is named so.
+        """
+        if not re.fullmatch(r"[\w-]{1,64}", job):
+            raise RequestError(f"there is no job {job[:40]!r}", "job")
+        return self.settings.traces_dir / f"{job}.trace"
 
 
 def _settle(answer: Future[Any], work: Callable[[], Any]) -> None:

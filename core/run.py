@@ -1,0 +1,340 @@
+"""What the walks of one request share: its models, its prompts, where each walk begins.
+
+`generate` tells the story; the parts it is told with are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from core.errors import RequestError
+from core.events import Event, Loaded, Loading, Origin, Step
+from core.images.inputs import Inputs
+from core.images.pixels import pictures, pixels
+from core.images.resize import FILTERS, stretched
+from core.images.resize import enlarged as filtered
+from core.images.start import Prepared, prepared
+from core.levels import Segment, image_seeds, levels_of, sampler_of, segments
+from core.models.catalog import Catalog, Kind
+from core.models.checkpoint import Checkpoint
+from core.models.store import Store
+from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
+from core.passes import LATENT_UPSCALERS, Pass
+from core.registry import Registry
+from core.request import Branch, Fill, GenerationRequest
+from core.sampling.conditioning import PromptOverTime
+from core.sampling.guidance import Combine, classifier_free, guided
+from core.sampling.masking import differential, masked
+from core.sampling.noise import SeededNoise
+from core.sampling.prediction import Predictor
+from core.sampling.state import Denoiser, Sampler, State
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Stored = Callable[[Branch], Step]
+"""Finds a step of an earlier run."""
+
+
+def nothing_stored(branch: Branch) -> Step:
+    """Where there are no recordings."""
+    raise RequestError("there are no recorded runs here to begin from", "branch")
+
+
+@dataclass(frozen=True)
+class House:
+    """What a run needs of its surroundings."""
+
+    registry: Registry
+    catalog: Catalog
+    store: Store
+    inputs: Inputs | None = None
+    """The pictures that requests name; None: there are none here."""
+    stored: Stored = nothing_stored
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A model and what it is told, for one segment of a walk."""
+
+    model: Checkpoint
+    positive: PromptOverTime
+    negative: PromptOverTime
+    cfg_scale: float
+
+    def denoiser_at(self, index: int, combine: Combine | None = None) -> Denoiser:
+        """The guided denoiser of one interval.
+
+        An adaptive sampler may take more intervals than there are wordings; the last one stays.
+        """
+        index = min(index, len(self.positive.intervals) - 1)
+        ((negative, _),) = self.negative.at(index)
+        model = self.model
+        predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
+        combine = combine or classifier_free(self.cfg_scale)
+        return guided(predictor, self.positive.at(index), negative, self.cfg_scale, combine)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What holds a walk to a picture."""
+
+    original: Tensor
+    """(1 c h w) latents of the picture."""
+    mask: Tensor
+    """(1 1 h w) in [0, 1]: 1 is painted anew."""
+    soft: bool
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One pass of one group of images, ready to go."""
+
+    part: Pass
+    images: tuple[int, ...]
+    model: Checkpoint
+    sampler: Sampler
+    sigmas: Tensor
+    origin: Origin
+    noise: SeededNoise
+    segments: tuple[Segment, ...]
+    start: State
+    masking: Masking | None = None
+    picture: Prepared | None = None
+    """What it began from, at its size; the kept part is put back at the end."""
+
+    def at(self, state: State) -> Walk:
+        """The same walk from another state on."""
+        return replace(self, start=state)
+
+
+@dataclass
+class Run:
+    """One request's models and prompts, each read once."""
+
+    request: GenerationRequest
+    house: House
+    shown: str | None = None
+    """The checkpoint that was announced last."""
+    guides: dict[tuple[int, Segment], tuple[PromptOverTime, PromptOverTime]] = field(
+        default_factory=dict
+    )
+    prepared: Prepared | None = None
+
+    def model(self, checkpoint: str, vae: str | None) -> Generator[Event, None, Checkpoint]:
+        """The checkpoint, loaded; announced whenever it is another one than before."""
+        model = yield from self.house.store.loaded(checkpoint, vae)
+        if self.shown != model.fingerprint:
+            self.shown = model.fingerprint
+            yield announced(model, self.house.store.preview(model))
+        return model
+
+    def walk(
+        self, part: Pass, images: tuple[int, ...], latents: Tensor | None
+    ) -> Generator[Event, None, Walk]:
+        """The walk of a pass; `latents` (b c h w) are those that the pass before ended with."""
+        request, registry = part.request, self.house.registry
+        assert request.checkpoint and request.width and request.height
+        model = yield from self.model(request.checkpoint, request.vae)
+        levels = levels_of(part, registry, model.schedule)
+        sigmas, branch = levels.sigmas, None
+        if request.branch is not None and request.branch.pass_index == part.index:
+            branch = self.house.stored(request.branch)
+            sigmas = torch.tensor(branch.sigmas)
+        shape = model.latent_shape(request.width, request.height)
+        seeds = image_seeds(request, images, model.vae.config.shrink)
+        origin = Origin(tuple(levels.whole.tolist()), levels.asked)
+        if branch is not None:
+            origin = replace(branch.origin, from_noise=False)
+        noise = SeededNoise(seeds, shape, torch.tensor(origin.whole), model.device)
+        entry = registry.sampler(request.sampler)
+        walk = Walk(
+            part=part,
+            images=images,
+            model=model,
+            sampler=sampler_of(request, registry, origin.intervals),
+            sigmas=sigmas,
+            origin=origin,
+            noise=noise,
+            segments=segments(part, sigmas, model.schedule, (), entry.adaptive),
+            start=State(0, entry.initial(noise.draw(0), sigmas)),
+        )
+        if part.index == 0 and request.start is not None:
+            walk = self._from_picture(walk)
+        elif latents is not None:
+            walk = yield from self._from_latents(walk, latents)
+        return walk if branch is None else walk.at(_continued(walk, branch, entry.name))
+
+    def guide(self, walk: Walk, segment: Segment) -> Generator[Event, None, Guide]:
+        """The model of a segment, and the prompts as it reads them."""
+        request = replace(walk.part.request, checkpoint=segment.checkpoint)
+        same = segment.checkpoint == walk.model.name
+        model = yield from self.model(segment.checkpoint, request.vae)
+        if not same:
+            _check_same_latents(walk.model, model)
+        key = walk.part.index, segment
+        if key not in self.guides:
+            concat = self._beside(walk, model)
+            self.guides[key] = model.prompts(request, max(len(walk.origin.whole) - 1, 1), concat)
+        positive, negative = self.guides[key]
+        return Guide(model, positive, negative, request.cfg_scale)
+
+    def _from_picture(self, walk: Walk) -> Walk:
+        """The walk from the request's own picture."""
+        request = walk.part.request
+        start = request.start
+        assert start is not None and request.width and request.height
+        if self.prepared is None:
+            if self.house.inputs is None:
+                raise RequestError("there is no folder of pictures here to start from", "start")
+            self.prepared = prepared(start, self.house.inputs, request.width, request.height)
+        begun = self.prepared
+        latents = self._encoded(walk, begun.picture)
+        masking = None
+        if begun.mask is not None:
+            mask = begun.latent_mask(latents.shape[-2], latents.shape[-1], start.soft)
+            masking = Masking(latents, torch.from_numpy(mask)[None, None].to(latents), start.soft)
+            hole = (masking.mask > 0).to(latents)
+            if start.fill is Fill.NOISE:
+                latents = latents * (1 - hole) + walk.noise.draw(0) * hole
+            elif start.fill is Fill.NOTHING:
+                latents = latents * (1 - hole)
+        return replace(_noised(walk, latents), masking=masking, picture=begun)
+
+    def _encoded(self, walk: Walk, picture: Image) -> Tensor:
+        """(1 c h w) of the walk's size; a picture of another size is stretched as latents."""
+        model, shrink = walk.model, walk.model.vae.config.shrink
+        _, rows, columns = walk.start.latents.shape[1:]
+        if picture.size == (columns * shrink, rows * shrink):
+            return model.encode(pixels(picture)[None].to(model.device))
+        fitting = [max(1, side // shrink) * shrink for side in picture.size]
+        latents = model.encode(pixels(stretched(picture, *fitting))[None].to(model.device))
+        return functional.interpolate(latents, size=(rows, columns), mode="bilinear")
+
+    def _from_latents(self, walk: Walk, latents: Tensor) -> Generator[Event, None, Walk]:
+        """The walk from what the pass before painted, enlarged."""
+        more, model = walk.part.request.enlarge, walk.model
+        assert more is not None
+        _, rows, columns = walk.start.latents.shape[1:]
+        if more.upscaler in LATENT_UPSCALERS:
+            return _noised(walk, latent_upscaled(latents, rows, columns, more.upscaler))
+        size = columns * model.vae.config.shrink, rows * model.vae.config.shrink
+        encoded = []
+        for small in pictures(model.decode(latents)):
+            large = yield from larger_picture(self.house, more.upscaler, small, size)
+            encoded.append(model.encode(pixels(large)[None].to(model.device)))
+        return _noised(walk, torch.cat(encoded))
+
+    def _beside(self, walk: Walk, model: Checkpoint) -> Tensor | None:
+        """What an inpainting U-Net is given beside the latents: the mask, and what it hides."""
+        begun = walk.picture
+        if begun is None or model.kind != "inpainting":
+            return None
+        request = walk.part.request
+        assert request.width and request.height
+        _, rows, columns = model.latent_shape(request.width, request.height)
+        mask = torch.from_numpy(begun.latent_mask(rows, columns, False))[None, None]
+        shown = pixels(begun.picture) * torch.from_numpy(begun.shown())
+        hidden = model.encode(shown[None].to(model.device))
+        return torch.cat((mask.to(hidden), hidden), dim=1)
+
+
+def larger_picture(
+    house: House,
+    upscaler: str,
+    picture: Image,
+    size: tuple[int, int],
+    field: str = "enlarge.upscaler",
+) -> Generator[Loading, None, Image]:
+    """The picture at exactly `size`, by a filter or by a network.
+
+    Raises:
+        RequestError: there is no upscaler of that name; says which there are.
+    """
+    if upscaler in FILTERS:
+        return filtered(picture, *size, upscaler)
+    file = house.catalog.file(Kind.UPSCALER, upscaler, field)
+    network = read_upscaler(file.path, house.store.device, torch.float32)
+    tiles = upscaled(network, picture, *size)
+    while True:
+        try:
+            done, total = next(tiles)
+        except StopIteration as end:
+            return end.value
+        yield Loading(f"the picture enlarged by {file.name}", done, total)
+
+
+def announced(model: Checkpoint, preview: Tensor) -> Loaded:
+    return Loaded(
+        checkpoint=model.name,
+        family=model.family.name,
+        fingerprint=model.fingerprint,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        preview=preview,
+    )
+
+
+def masked_denoiser(walk: Walk, denoise: Denoiser, index: int) -> Denoiser:
+    """`denoise` for one interval of a walk, held to the picture outside its mask."""
+    held = walk.masking
+    if held is None:
+        return denoise
+    if held.soft:
+        return differential(denoise, held.original, held.mask, index, len(walk.sigmas) - 1)
+    return masked(denoise, held.original, held.mask)
+
+
+def _noised(walk: Walk, latents: Tensor) -> Walk:
+    """The walk from `latents`, with noise of its first level on them."""
+    noise = walk.noise.draw(0)
+    state = State(0, latents.expand_as(noise) + noise * walk.sigmas[0])
+    return replace(walk, start=state, origin=replace(walk.origin, from_noise=False))
+
+
+def _continued(walk: Walk, step: Step, sampler: str) -> State:
+    """The stored state, for this walk's sampler.
+
+    Raises:
+        RequestError: the sizes differ, or a sampler that plans its own levels meets others'.
+    """
+    state = step.state
+    if state.latents.shape[1:] != walk.start.latents.shape[1:]:
+        raise RequestError("a branch keeps the size of its run", "branch")
+    return replace(
+        state,
+        latents=state.latents.to(walk.model.device),
+        denoised=None if state.denoised is None else state.denoised.to(walk.model.device),
+        memory=tuple(t.to(walk.model.device) for t in state.memory),
+    )
+
+
+def _check_same_latents(first: Checkpoint, second: Checkpoint) -> None:
+    formats = [(m.family.latent_scale, m.vae.config.latent_channels) for m in (first, second)]
+    if formats[0] != formats[1]:
+        raise RequestError(
+            f"{second.name} can't go on with the latents of {first.name}: a {second.family.title} "
+            f"model can't read those of {first.family.title}. Enlarge (a second pass) can use it",
+            "refine.checkpoint",
+        )
+
+
+def groups(
+    request: GenerationRequest, on_cuda: bool, waiting: Sequence[int], adaptive: bool
+) -> list[tuple[int, ...]]:
+    """Which of the `waiting` images go through the network together.
+
+    One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
+    One at a time too where each image chooses its own steps.
+    """
+    assert request.width and request.height
+    at_once = 1
+    if on_cuda and not adaptive:
+        at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
+    return [tuple(waiting[first : first + at_once]) for first in range(0, len(waiting), at_once)]
