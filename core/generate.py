@@ -100,7 +100,7 @@ def _surprises(request: GenerationRequest) -> Iterator[Note]:
         for tag in lifted(text)[1]:
             asked = f"<{tag.kind}:{tag.arguments}>"
             yield Note("not applied", f"{asked} was left out: this version applies no {tag.kind}")
-    parts = read(lifted(request.prompt)[0]).at(0, 1)
+    parts = read(lifted(request.prompt)[0], emphasis=request.emphasis).at(0, 1)
     if len(parts) == 1 and parts[0].weight != 1:
         weight = f"{parts[0].weight:g}"
         yield Note(

@@ -9,15 +9,21 @@ import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from core.errors import named
+from core.request import ScheduleOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from core.sampling.schedule import Schedule
     from core.sampling.state import Sampler
+
+
+_NO_OPTIONS = ScheduleOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,12 @@ class SamplerEntry:
     schedule: str = "normal"
     """Its own schedule, used for "automatic"."""
     calls: int = 1
-    """Evaluations of the denoiser a step, at most."""
+    """Evaluations of the denoiser a step, at most, after the first step."""
+    first_calls: int | None = None
+    """Those of the first step, where it has more."""
+    starts: Literal["sigma", "vp"] = "sigma"
+    """How far the first noise is scaled: sigma, or √(1 + sigma²), unit noise once it is made
+    variance preserving, from which A1111's DDIM, PLMS and UniPC start."""
     noise: Literal["none", "draws", "brownian"] = "none"
     options: tuple[str, ...] = ()
     """The fields of SamplerOptions it takes."""
@@ -64,6 +75,30 @@ class SamplerEntry:
         plan = _loaded(self.plan)
         return plan(sigmas, steps) if self.takes_calls else plan(sigmas)
 
+    def initial(self, noise: Tensor, sigmas: Tensor) -> Tensor:
+        """The latents (b c h w) that a walk from noise begins with, from unit noise.
+
+        Args:
+            sigmas: the levels it walks.
+        """
+        highest = sigmas[0]
+        return noise * (highest if self.starts == "sigma" else (1 + highest**2).sqrt())
+
+    def passed(self, sigmas: Tensor) -> tuple[int, ...]:
+        """For each interval the steps that A1111's prompts count before it: network calls.
+
+        A rising interval has none. One that chooses its own levels is taken at its least.
+        """
+        counts = [0]
+        for level, level_next in pairwise(sigmas.tolist()):
+            calls = self.first_calls if self.first_calls and len(counts) == 1 else self.calls
+            counts.append(counts[-1] + (calls if level_next < level else 0))
+        return tuple(counts[:-1])
+
+    def counted(self, steps: int) -> int:
+        """All steps that A1111's prompts count: two for each where a step has two calls."""
+        return steps if self.takes_calls or self.adaptive else steps * self.calls
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleEntry:
@@ -73,9 +108,40 @@ class ScheduleEntry:
     title: str
     help: str
     target: str
+    options: tuple[str, ...] = ()
+    """The fields of ScheduleOptions it takes, beside those that every schedule takes."""
+    walks_all: bool = False
+    """Whether no level is left out of it, though the penultimate one be asked to."""
 
     def load(self) -> Any:
         return _loaded(self.target)
+
+    def sigmas(
+        self,
+        schedule: Schedule,
+        steps: int,
+        options: ScheduleOptions = _NO_OPTIONS,
+        discards_penultimate: bool = False,
+    ) -> Tensor:
+        """The levels of a whole walk, before a sampler plans its own from them.
+
+        Args:
+            discards_penultimate: what the sampler does where the options don't say.
+
+        Raises:
+            RequestError: the ends have changed places, or it has not so many steps.
+        """
+        from core.sampling.schedule import between, without_penultimate
+
+        taken = {name: getattr(options, name) for name in self.options}
+        rho = taken.pop("rho", None)
+        discards = options.discard_penultimate
+        if discards is None:
+            discards = discards_penultimate
+        sigmas: Tensor = self.load()(
+            between(schedule, **taken), steps + discards, **({} if rho is None else {"rho": rho})
+        )
+        return without_penultimate(sigmas) if discards and not self.walks_all else sigmas
 
 
 @dataclass(frozen=True)
@@ -175,7 +241,8 @@ _SAMPLERS = (
         title="DDIM",
         help="The first fast sampler; with eta 0 the same walk as Euler, on its own noise levels.",
         target=_ONE_STEP + "ddim",
-        schedule="ddim_uniform",
+        schedule="timesteps",
+        starts="vp",
         noise="draws",
         options=("eta",),
     ),
@@ -192,8 +259,9 @@ _SAMPLERS = (
         title="PLMS",
         help="Remembers four slopes and weighs them: fourth order from one call a step.",
         target=_MULTISTEP + "plms",
-        schedule="ddim_uniform",
-        calls=2,
+        schedule="timesteps",
+        starts="vp",
+        first_calls=2,
     ),
     SamplerEntry(
         name="lms",
@@ -306,7 +374,8 @@ _SAMPLERS = (
         title="UniPC",
         help="Predicts, then corrects with the very estimate that the next step needs anyway.",
         target=_MULTISTEP + "unipc",
-        schedule="karras",
+        schedule="time_uniform",
+        starts="vp",
     ),
     SamplerEntry(
         name="lcm",
@@ -331,6 +400,7 @@ _SAMPLERS = (
 )
 
 _SPACING = "core.sampling.schedule:"
+_ENDS = ("sigma_min", "sigma_max")
 
 _SCHEDULES = (
     ScheduleEntry(
@@ -338,30 +408,34 @@ _SCHEDULES = (
         title="Karras",
         help="Small steps at low noise: arXiv:2206.00364, equation 5.",
         target=_SPACING + "karras",
+        options=("rho", *_ENDS),
     ),
     ScheduleEntry(
         name="exponential",
         title="Exponential",
         help="Even steps in the logarithm of sigma.",
         target=_SPACING + "exponential",
+        options=_ENDS,
     ),
     ScheduleEntry(
         name="polyexponential",
         title="Polyexponential",
         help="Exponential, bent by a power that A1111 leaves at 1: the same levels.",
         target=_SPACING + "polyexponential",
+        options=("rho", *_ENDS),
     ),
     ScheduleEntry(
         name="normal",
         title="Normal",
         help="Even steps in the training timestep.",
         target=_SPACING + "normal",
+        options=_ENDS,
     ),
     ScheduleEntry(
         name="uniform",
         title="Uniform",
-        help="k-diffusion's own: the same levels as Normal for these models.",
-        target=_SPACING + "normal",
+        help="k-diffusion's own: the levels of Normal over all of training.",
+        target=_SPACING + "uniform",
     ),
     ScheduleEntry(
         name="simple",
@@ -374,12 +448,27 @@ _SCHEDULES = (
         title="SGM Uniform",
         help="Even timesteps that leave out the last: Stability's own for XL.",
         target=_SPACING + "sgm_uniform",
+        options=_ENDS,
     ),
     ScheduleEntry(
         name="ddim_uniform",
         title="DDIM",
         help="DDIM's own grid: every (1000 // steps)-th timestep, plus one.",
         target=_SPACING + "ddim_uniform",
+    ),
+    ScheduleEntry(
+        name="timesteps",
+        title="Timesteps",
+        help="The grid that DDIM and PLMS bring themselves: ends just above 0, one step fewer.",
+        target=_SPACING + "timesteps",
+        walks_all=True,
+    ),
+    ScheduleEntry(
+        name="time_uniform",
+        title="Time Uniform",
+        help="UniPC's own: even in time, down to the lowest noise level of training.",
+        target=_SPACING + "time_uniform",
+        walks_all=True,
     ),
     ScheduleEntry(
         name="align_your_steps",
@@ -392,17 +481,20 @@ _SCHEDULES = (
         title="KL Optimal",
         help="Even in arctan sigma; ends at the lowest level, not at 0.",
         target=_SPACING + "kl_optimal",
+        options=_ENDS,
     ),
     ScheduleEntry(
         name="beta",
         title="Beta",
         help="More steps at both ends: arXiv:2407.12173.",
         target=_SPACING + "beta",
+        options=_ENDS,
     ),
     ScheduleEntry(
         name="linear_quadratic",
         title="Linear Quadratic",
         help="Falls slowly at first, then ever faster: arXiv:2410.13720.",
         target=_SPACING + "linear_quadratic",
+        options=_ENDS,
     ),
 )

@@ -33,7 +33,9 @@ from core.sampling.guidance import Combine, classifier_free, guided
 from core.sampling.masking import differential, masked
 from core.sampling.noise import SeededNoise
 from core.sampling.prediction import Predictor
+from core.sampling.schedule import Schedule
 from core.sampling.state import Denoiser, Sampler, State
+from core.text.prompt import Counting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +69,7 @@ class Guide:
     positive: PromptOverTime
     negative: PromptOverTime
     cfg_scale: float
+    schedule: Schedule
 
     def denoiser_at(self, index: int, combine: Combine | None = None) -> Denoiser:
         """The guided denoiser of one interval.
@@ -76,7 +79,7 @@ class Guide:
         index = min(index, len(self.positive.intervals) - 1)
         ((negative, _),) = self.negative.at(index)
         model = self.model
-        predictor = Predictor(model.network, model.prediction, model.schedule, model.dtype)
+        predictor = Predictor(model.network, model.prediction, self.schedule, model.dtype)
         combine = combine or classifier_free(self.cfg_scale)
         return guided(predictor, self.positive.at(index), negative, self.cfg_scale, combine)
 
@@ -181,9 +184,21 @@ class Run:
         key = walk.part.index, segment
         if key not in self.guides:
             concat = self._beside(walk, model)
-            self.guides[key] = model.prompts(request, max(len(walk.origin.whole) - 1, 1), concat)
+            self.guides[key] = model.prompts(request, self._counting(walk), concat)
         positive, negative = self.guides[key]
-        return Guide(model, positive, negative, request.cfg_scale)
+        schedule = replace(model.schedule, rounds=request.schedule_options.round_timesteps)
+        return Guide(model, positive, negative, request.cfg_scale, schedule)
+
+    def _counting(self, walk: Walk) -> Counting:
+        """How the prompts of a walk count its steps; it may have none."""
+        registry, part = self.house.registry, walk.part
+        entry = registry.sampler(part.request.sampler)
+        earlier = 0
+        if part.index:
+            first = registry.sampler(self.request.sampler)
+            earlier = first.counted(self.request.steps)
+        passed = entry.passed(walk.sigmas) or (0,)
+        return Counting(entry.counted(part.request.steps), passed, part.index, earlier)
 
     def _from_picture(self, walk: Walk) -> Walk:
         """The walk from the request's own picture."""

@@ -1,27 +1,64 @@
-"""What lies in the models folders, by name. Reads headers only, and knows no torch."""
+"""What lies in the models folders, by kind and name. Reads headers only, and knows no torch.
+
+Each look finds what is there now; what was read of a file is remembered, also over a restart.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from core.errors import FileError, named
-from core.models.family import Card, Family, read_card, recognised
-from core.models.layouts import DIFFUSERS_INDEX, read_model_header, said_prediction
-from core.models.sd1 import SD1
-from core.models.sd2 import SD2
-from core.models.sdxl import SDXL, SDXL_REFINER
+from core.errors import Cancelled, FileError
+from core.models.background import Background
+from core.models.describe import NO_EMBEDDING, Facts, facts_of_json, read_facts
+from core.models.families import FAMILIES
+from core.models.family import Card, Family, card_of
+from core.models.folders import Found, folders, found_in
+from core.models.kinds import FOLDERS, Kind, place_of
+from core.models.names import chosen
+from core.models.remembered import HashKind, Remembered
 from core.settings import Settings
 
-FAMILIES: tuple[Family, ...] = (SD1, SD2, SDXL, SDXL_REFINER)
-CHECKPOINT_FOLDERS = ("Stable-diffusion", "checkpoints")
-VAE_FOLDERS = ("VAE", "vae")
-ENDINGS = (".safetensors", ".ckpt", ".pt")
-VAE_ENDINGS = tuple(mark + ending for mark in (".vae", "_vae") for ending in ENDINGS)
-"""How a VAE that lies beside its checkpoint ends, after the checkpoint's own stem."""
+__all__ = ["FAMILIES", "Catalog", "CheckpointFile", "Kind", "ModelFile", "VAEFile"]
+
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A model on disk, as far as its header and the files beside it tell."""
+
+    kind: Kind
+    name: str
+    """Path below its folder, without the suffix of a model file; what requests call it."""
+    path: Path
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since 1970."""
+    picture: Path | None
+    """A preview picture beside it."""
+    own_vae: Path | None
+    """A VAE that lies beside a checkpoint under the same stem."""
+    hash: str | None
+    """SHA-256 of the file, hexadecimal, once it is known."""
+    facts: Facts
+    """What it says of itself; see there."""
+    is_read: bool = True
+    """Whether `facts` are in; they are being read otherwise."""
+
+    @property
+    def title(self) -> str:
+        """As A1111 shows it: its name, and its short hash once that is known."""
+        return f"{self.name} [{self.hash[:10]}]" if self.hash else self.name
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """What else it may be called."""
+        ways = (self.path.name, self.facts.alias, (self.hash or "")[:10], self.hash or "")
+        return tuple(way for way in ways if way)
 
 
 @dataclass(frozen=True)
@@ -37,6 +74,12 @@ class CheckpointFile:
     """"eps" or "v", where the files beside it say; None: found out when it is loaded."""
     own_vae: Path | None = None
     """A VAE that lies beside it under the same stem."""
+    lacks: tuple[str, ...] = ()
+    """Parts that are not inside: "text encoder", "VAE"."""
+    donor: CheckpointFile | None = None
+    """The checkpoint whose text encoder, and VAE, are used where they are missing inside."""
+    file: ModelFile | None = None
+    """The same file with all that is known of it."""
 
     @property
     def title(self) -> str:
@@ -57,7 +100,16 @@ class CheckpointFile:
 
     @property
     def description(self) -> str:
-        return self.card.description
+        return self.card.description or (self.file.facts.description if self.file else "")
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should hear when it is used."""
+        if self.donor is None:
+            return ()
+        parts = " and ".join(self.lacks)
+        are = "are" if len(self.lacks) > 1 else "is"
+        return (f"{self.name} has no {parts} inside; {self.donor.name}'s {are} used",)
 
 
 @dataclass(frozen=True)
@@ -69,35 +121,77 @@ class VAEFile:
 
 
 class Catalog:
-    """Finds checkpoints; headers are read once per file and version. Thread-safe."""
+    """Finds models of every kind. Thread-safe."""
 
     def __init__(self, settings: Settings, shipped: Path = POCKET) -> None:
         self._settings = settings
         self._shipped = shipped
-        self._read: dict[tuple[Path, int, int], CheckpointFile | FileError] = {}
+        self._remembered = Remembered(settings.data_dir / "catalog.sqlite3")
+        self._known: dict[tuple[Kind, Path], tuple[str, Facts]] = {}
         self._lock = threading.Lock()
+        self._background = Background(self._read_all, self._unhashed, self._hashed_for_background)
 
-    def checkpoints(self) -> tuple[CheckpointFile, ...]:
-        """Every readable checkpoint: the person's own by name, then the one that ships."""
-        return tuple(c for c in self._scanned().values() if isinstance(c, CheckpointFile))
+    # Any kind
 
-    def unreadable(self) -> Mapping[str, str]:
-        """Name and reason of each file that is no checkpoint of a known family."""
-        return {n: str(c) for n, c in self._scanned().items() if isinstance(c, FileError)}
+    def files(self, kind: Kind, wait: bool = True) -> tuple[ModelFile, ...]:
+        """Every usable model of a kind by name; of checkpoints the one that ships is the last.
 
-    def checkpoint(self, name: str | None) -> CheckpointFile:
-        """By name; None: the default.
+        `wait=False` opens no file: what is not read yet comes with empty facts, and the next look
+        finds more.
+        """
+        found = (self._file(one, wait) for one in self._found(kind))
+        return tuple(file for file in found if not file.facts.problem)
+
+    def file(self, kind: Kind, name: str, field: str | None = None) -> ModelFile:
+        """By name, or the way A1111 would call it: file name, title with hash, alias, hash.
 
         Raises:
-            RequestError: there is none of that name.
+            RequestError: there is none of that name, or several: all are named.
+            FileError: there is, and it can't be used.
+        """
+        there = {one.name: one for one in self._found(kind)}
+        if name in there:
+            file = self._file(there[name])
+        else:
+            every = {one.name: self._file(one) for one in there.values()}
+            aliases = {name: file.aliases for name, file in every.items()}
+            file = every[chosen(aliases, name, kind, field)]
+        if file.facts.problem:
+            raise FileError(file.facts.problem)
+        return file
+
+    def unreadable(self, kind: Kind = Kind.CHECKPOINT) -> Mapping[str, str]:
+        """Name and reason of each file of a kind that can't be used."""
+        files = (self._file(one) for one in self._found(kind))
+        bad = {f.name: f.facts.problem for f in files if f.facts.problem not in ("", NO_EMBEDDING)}
+        if kind is Kind.CHECKPOINT:
+            bad |= {c.name: _no_donor(c) for c in self._checkpoints() if _is_stranded(c)}
+            if (problem := self._folders()[1]) is not None:
+                bad["extra_model_paths.yaml"] = problem
+        return bad
+
+    # Checkpoints and VAEs
+
+    def checkpoints(self) -> tuple[CheckpointFile, ...]:
+        """Every usable checkpoint: the person's own by name, then the one that ships."""
+        return tuple(c for c in self._checkpoints() if not _is_stranded(c))
+
+    def checkpoint(self, name: str | None) -> CheckpointFile:
+        """By name, as `file`; None: the default.
+
+        Raises:
+            RequestError: there is none of that name, or several: all are named.
             FileError: there is, and it can't be used.
         """
         if name is None:
             return self.default()
-        found = named(self._scanned(), name, "checkpoint", "checkpoint")
-        if isinstance(found, FileError):
-            raise found
-        return found
+        file = self.file(Kind.CHECKPOINT, name, "checkpoint")
+        checkpoint = self._checkpoint(file)
+        if "text encoder" in checkpoint.lacks:
+            checkpoint = next(c for c in self._checkpoints() if c.name == checkpoint.name)
+        if _is_stranded(checkpoint):
+            raise FileError(_no_donor(checkpoint))
+        return checkpoint
 
     def default(self) -> CheckpointFile:
         """The one the settings name, else the first own one, else the one that ships.
@@ -109,87 +203,216 @@ class Catalog:
             return self.checkpoint(self._settings.checkpoint)
         checkpoints = self.checkpoints()
         if not checkpoints:
-            folder = self._settings.models_dir / CHECKPOINT_FOLDERS[0]
+            folder = self._settings.models_dir / FOLDERS[Kind.CHECKPOINT][0]
             raise FileError(f"no checkpoint was found; put one into {folder}")
         return checkpoints[0]
 
     def vaes(self) -> tuple[VAEFile, ...]:
         """The VAEs in models/VAE, by name."""
-        found: dict[str, VAEFile] = {}
-        for folder in VAE_FOLDERS:
-            root = self._settings.models_dir / folder
-            for path in _files_below(root):
-                found.setdefault(_name(path, root), VAEFile(_name(path, root), path))
-        return tuple(found.values())
+        return tuple(VAEFile(file.name, file.path) for file in self.files(Kind.VAE))
 
     def vae(self, name: str | None, checkpoint: CheckpointFile) -> VAEFile | None:
         """By name; None: the one beside the checkpoint, and if there is none the one inside.
 
         Raises:
-            RequestError: there is none of that name.
+            RequestError, FileError: as `file`.
         """
         if name is not None:
-            return named({vae.name: vae for vae in self.vaes()}, name, "VAE", "vae")
+            file = self.file(Kind.VAE, name, "vae")
+            return VAEFile(file.name, file.path)
         own = checkpoint.own_vae
         return None if own is None else VAEFile(own.stem, own)
 
-    def _scanned(self) -> dict[str, CheckpointFile | FileError]:
-        found: dict[str, CheckpointFile | FileError] = {}
-        for folder in CHECKPOINT_FOLDERS:
-            root = self._settings.models_dir / folder
-            for path in _models_below(root):
-                name = _name(path, root)
-                found.setdefault(name, self._opened(name, path))
-        if self._shipped.exists():
-            name = self._shipped.stem
-            found.setdefault(name, self._opened(name, self._shipped))
-        return found
+    # Hashes
 
-    def _opened(self, name: str, path: Path) -> CheckpointFile | FileError:
+    def hash_of(self, path: Path, kind: HashKind = "file") -> str | None:
+        """SHA-256 of a file as it is now, hexadecimal, if it is known already.
+
+        Its first ten digits are A1111's short hash. `kind="tensors"` is the hash of what follows
+        the header, of which A1111's "Lora hashes" are the first twelve.
+        """
+        return self._remembered.hash(_weights(path), kind)
+
+    def hashed(
+        self,
+        path: Path,
+        kind: HashKind = "file",
+        goes_on: Callable[[int], bool] = lambda done: True,
+    ) -> str:
+        """The same, computed now if it is not known; `goes_on` is asked with the bytes done.
+
+        Raises:
+            FileError: the file can't be read.
+            Cancelled: `goes_on` said no.
+        """
+        digest = self._remembered.hashed(_weights(path), kind, goes_on)
+        if digest is None:
+            raise Cancelled
+        return digest
+
+    def lora_hash(self, file: ModelFile) -> str:
+        """What stands for a LoRA in A1111's "Lora hashes": twelve digits; computed if need be."""
+        is_safe = file.path.suffix == ".safetensors"
+        digest = file.facts.tensors_hash
+        return (digest or self.hashed(file.path, "tensors" if is_safe else "file"))[:12]
+
+    # In the background
+
+    def begin(self) -> None:
+        """Reads all headers, then all hashes, on a thread of low priority, until `end`."""
+        self._background.begin()
+
+    def end(self) -> None:
+        self._background.end()
+        self._remembered.close()
+
+    @property
+    def version(self) -> int:
+        """Grows whenever the background has found out more: a reason to look again."""
+        return self._background.version
+
+    def _read_all(self) -> Iterable[object]:
+        """One model after another is read, those that are known at once."""
+        for kind in Kind:
+            for one in self._found(kind):
+                if not self._is_known(one):
+                    self._facts(one)
+                    yield one
+
+    def _unhashed(self) -> list[tuple[Path, HashKind]]:
+        """What is worth a hash: checkpoints and whatever A1111's text names by one."""
+        wanted: list[tuple[Path, HashKind]] = []
+        for kind in (Kind.LORA, Kind.EMBEDDING, Kind.CHECKPOINT, Kind.VAE, Kind.HYPERNETWORK):
+            for file in self.files(kind, wait=False):
+                wanted.append((_weights(file.path), "file"))
+                if kind is Kind.LORA and not file.facts.tensors_hash:
+                    wanted.append((file.path, "tensors"))
+        return [(path, of) for path, of in wanted if self._remembered.hash(path, of) is None]
+
+    def _hashed_for_background(self, path: Path, kind: HashKind) -> bool:
+        going = self._background.goes_on
+        return self._remembered.hashed(path, kind, lambda done: going()) is not None
+
+    # Within
+
+    def _folders(self) -> tuple[dict[Kind, list[Path]], str | None]:
+        """The folders of each kind, and what is wrong with the list of further ones."""
         try:
-            stat = path.stat()
-            key = (path, stat.st_size, stat.st_mtime_ns)
-        except OSError as error:
-            return FileError(f"{path.name} can't be read: {error.strerror or error}")
+            return folders(self._settings), None
+        except FileError as error:
+            return folders(replace(self._settings, extra_model_paths=None)), str(error)
+
+    def _found(self, kind: Kind) -> list[Found]:
+        """All of a kind, each under a name of its own, in the order of the folders."""
+        found: dict[str, Found] = {}
+        for root in self._folders()[0][kind]:
+            for one in found_in(kind, root):
+                name = one.name if one.name not in found else f"{one.name} ({root.name})"
+                found.setdefault(name, replace(one, name=name))
+        ordered = dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+        if kind is Kind.VAE:
+            ordered |= {o.name: o for o in self._vaes_beside() if o.name not in ordered}
+        if kind is Kind.CHECKPOINT and self._shipped.exists():
+            stat, name = self._shipped.stat(), self._shipped.stem
+            shipped = Found(kind, name, self._shipped, stat.st_size, stat.st_mtime_ns)
+            ordered.setdefault(name, shipped)
+        return list(ordered.values())
+
+    def _vaes_beside(self) -> Iterable[Found]:
+        """The VAEs that lie beside checkpoints may be chosen for others too."""
+        for checkpoint in self._found(Kind.CHECKPOINT):
+            if (path := checkpoint.own_vae) is not None:
+                stat, name = path.stat(), f"{checkpoint.name}.vae"
+                yield Found(Kind.VAE, name, path, stat.st_size, stat.st_mtime_ns)
+
+    def _file(self, found: Found, wait: bool = True) -> ModelFile:
+        is_read = wait or self._is_known(found)
+        return ModelFile(
+            kind=found.kind,
+            name=found.name,
+            path=found.path,
+            size=found.size,
+            modified=found.modified / 1e9,
+            picture=found.picture,
+            own_vae=found.own_vae,
+            hash=self._remembered.hash(_weights(found.path)),
+            facts=self._facts(found) if is_read else Facts(),
+            is_read=is_read,
+        )
+
+    def _is_known(self, found: Found) -> bool:
         with self._lock:
-            if key not in self._read:
-                self._read[key] = _opened(name, path)
-            found = self._read[key]
-        if isinstance(found, FileError):
-            return found
-        beside = (path.with_name(path.stem + ending) for ending in VAE_ENDINGS)
-        return replace(found, own_vae=next((p for p in beside if p.exists()), None))
+            known = self._known.get((found.kind, found.path))
+        return known is not None and known[0] == found.stamp
+
+    def _facts(self, found: Found) -> Facts:
+        key = found.kind, found.path
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None and known[0] == found.stamp:
+            return known[1]
+        stamp = f"{found.kind} {found.stamp}"
+        stored = self._remembered.facts(found.path, stamp)
+        facts = None if stored is None else facts_of_json(stored)
+        if facts is None:
+            facts = read_facts(found)
+            self._remembered.remember_facts(found.path, stamp, facts.as_json())
+        with self._lock:
+            self._known[key] = found.stamp, facts
+        return facts
+
+    def _checkpoints(self) -> list[CheckpointFile]:
+        """All that are checkpoints, each with its donor if it needs one and there is one."""
+        whole = [self._checkpoint(file) for file in self.files(Kind.CHECKPOINT)]
+        return [
+            replace(c, donor=self._donor(c, whole)) if "text encoder" in c.lacks else c
+            for c in whole
+        ]
+
+    def _checkpoint(self, file: ModelFile) -> CheckpointFile:
+        facts = file.facts
+        family = next(family for family in FAMILIES if family.name == facts.base)
+        return CheckpointFile(
+            name=file.name,
+            path=file.path,
+            family=family,
+            card=card_of(facts.card, file.path.name),
+            prediction=facts.prediction,
+            own_vae=file.own_vae,
+            lacks=facts.lacks,
+            file=file,
+        )
+
+    def _donor(self, wanting: CheckpointFile, whole: list[CheckpointFile]) -> CheckpointFile | None:
+        """The default if it fits, else the first own one that does."""
+        assert wanting.file is not None
+        fitting = [
+            c
+            for c in whole
+            if not c.lacks
+            and c.family is wanting.family
+            and c.path != self._shipped
+            and c.file is not None
+            and c.file.facts.text_width == wanting.file.facts.context
+        ]
+        named_default = (c for c in fitting if c.name == self._settings.checkpoint)
+        return next(named_default, next(iter(fitting), None))
 
 
-def _models_below(root: Path) -> list[Path]:
-    """Single files, and folders in diffusers' layout; what belongs to either is left out."""
-    if not root.is_dir():
-        return []
-    folders = [index.parent for index in sorted(root.rglob(DIFFUSERS_INDEX))]
-    files = [
-        path
-        for path in _files_below(root)
-        if not path.name.endswith(VAE_ENDINGS) and not any(f in path.parents for f in folders)
-    ]
-    return files + folders
+def _is_stranded(checkpoint: CheckpointFile) -> bool:
+    return "text encoder" in checkpoint.lacks and checkpoint.donor is None
 
 
-def _files_below(root: Path) -> list[Path]:
-    """Model files; of two of one name the safetensors one comes first, and counts."""
-    found = [path for ending in ENDINGS for path in sorted(root.rglob("*" + ending))]
-    return sorted(found, key=lambda path: path.with_suffix(""))
+def _no_donor(checkpoint: CheckpointFile) -> str:
+    return (
+        f"{checkpoint.path.name} has no {' and no '.join(checkpoint.lacks)} inside, so it can't "
+        f"read a prompt; put a whole {checkpoint.family.title} checkpoint into "
+        f"{place_of(Kind.CHECKPOINT)}, and what is missing is taken from there"
+    )
 
 
-def _name(path: Path, root: Path) -> str:
-    """Path below the folder, without the suffix of a model file."""
-    relative = path.relative_to(root)
-    return (relative.with_suffix("") if path.suffix in ENDINGS else relative).as_posix()
-
-
-def _opened(name: str, path: Path) -> CheckpointFile | FileError:
-    try:
-        header = read_model_header(path)
-        family = recognised(header, FAMILIES)
-        return CheckpointFile(name, path, family, read_card(header), said_prediction(path))
-    except FileError as error:
-        return error
+def _weights(path: Path) -> Path:
+    """The file whose hash stands for a model: itself, or the U-Net of a folder."""
+    if not path.is_dir():
+        return path
+    return next((path / "unet").glob("*.safetensors"), path)

@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from core.errors import FileError
 from core.models.files import Header
+from core.models.kinds import Kind, kind_of, misplaced
 
 if TYPE_CHECKING:
     from core.nn.unet import UNetConfig
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+MAX_COUNT = 100
+"""Blocks of one sort in a network."""
 CONFIG_KEY = "vitrine.config"
 """Metadata key of a JSON table for what can't be read off shapes: groups, head widths, size."""
 
@@ -42,6 +45,18 @@ class TextPart:
         places = (p for p in self.prefixes if any(name.startswith(p) for name in header.tensors))
         return next(places, None)
 
+    def width(self, header: Header) -> int:
+        """Features of what it gives; 0 if it is not in this file."""
+        prefix = self.prefix(header)
+        if prefix is None:
+            return 0
+        embeddings = (
+            info.shape[-1]
+            for name, info in header.tensors.items()
+            if name.startswith(prefix) and name.endswith("token_embedding.weight") and info.shape
+        )
+        return next(embeddings, 0)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -52,6 +67,7 @@ class Family:
     size: int
     """Pixels on each side that the published models paint best."""
     matches: Callable[[Header], bool]
+    """Whether a U-Net is one of this family's; text encoders and VAE may be elsewhere."""
     text: tuple[TextPart, ...]
     """Its text encoders; several are read side by side."""
     latent_scale: float
@@ -92,7 +108,15 @@ def read_card(header: Header) -> Card:
     Raises:
         FileError: there is one, and it is not what it should be.
     """
-    text = header.metadata.get(CONFIG_KEY)
+    return card_of(header.metadata.get(CONFIG_KEY), header.path.name)
+
+
+def card_of(text: str | None, file: str) -> Card:
+    """The card that a JSON text describes; `file` is what errors call it.
+
+    Raises:
+        FileError: it is not what it should be.
+    """
     if text is None:
         return Card()
     try:
@@ -111,7 +135,7 @@ def read_card(header: Header) -> Card:
             **numbers,
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise FileError(f"{header.path.name}: its {CONFIG_KEY} can't be read: {error}") from error
+        raise FileError(f"{file}: its {CONFIG_KEY} can't be read: {error}") from error
 
 
 def unet_config(header: Header, heads: int | None, card: Card, prefix: str = UNET) -> UNetConfig:
@@ -198,9 +222,16 @@ def _shapes(header: Header, prefix: str) -> Callable[[str], tuple[int, ...]]:
 
 
 def _count(names: list[str], pattern: str) -> int:
-    """One more than the highest number that `pattern` finds at the start of a name; 0 for none."""
+    """One more than the highest number that `pattern` finds at the start of a name; 0 for none.
+
+    Raises:
+        ValueError: more than any network has.
+    """
     found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return max(found, default=-1) + 1
+    count = max(found, default=-1) + 1
+    if count > MAX_COUNT:
+        raise ValueError(f"its names count up to {count:,}")
+    return count
 
 
 def recognised(header: Header, families: tuple[Family, ...]) -> Family:
@@ -212,24 +243,12 @@ def recognised(header: Header, families: tuple[Family, ...]) -> Family:
     for family in families:
         if family.matches(header):
             return family
-    raise FileError(f"{header.path.name} {_what_it_is(header)}")
-
-
-def _what_it_is(header: Header) -> str:
-    def has(*beginnings: str) -> bool:
-        return any(name.startswith(beginnings) for name in header.tensors)
-
-    if has("lora_", "unet.", "base_model.model."):
-        return "is a LoRA, not a checkpoint: put it into models/Lora"
-    if has("emb_params", "clip_l", "clip_g", "string_to_param"):
-        return "is an embedding, not a checkpoint: put it into embeddings"
-    if has("control_model.", "controlnet_", "input_hint_block."):
-        return "is a ControlNet, not a checkpoint"
-    if has(UNET) and not has("cond_stage_model.", "conditioner."):
-        return "has a U-Net but no text encoder inside, so it can't read a prompt"
-    if has(UNET):
-        return "has a U-Net of no family that this version reads"
-    if has("encoder.", "decoder."):
-        return "is a VAE alone, not a checkpoint: put it into models/VAE"
-    first: Any = ", ".join(sorted(header.tensors)[:3]) or "none"
-    return f"is no checkpoint of a known family; its first tensors are: {first}"
+    if (sentence := misplaced(header, Kind.CHECKPOINT)) is not None:
+        raise FileError(sentence)
+    name = header.path.name
+    if any(tensor.startswith(UNET) for tensor in header.tensors):
+        raise FileError(f"{name} has a U-Net of no family that this version reads")
+    if kind_of(header) is Kind.CHECKPOINT:
+        raise FileError(f"{name} has no U-Net inside, so it can't paint")
+    first = ", ".join(sorted(header.tensors)[:3]) or "none"
+    raise FileError(f"{name} is no checkpoint of a known family; its first tensors are: {first}")

@@ -6,7 +6,6 @@ cut off while it is read kills the process. What the tensors mean is not known h
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -18,10 +17,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from core.errors import FileError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 100_000
+SENSELESS = (ArithmeticError, LookupError, ValueError, TypeError)
+"""What shapes that fit no network end in, where numbers are read off them."""
 
 BYTES_OF = {
     "BOOL": 1,
@@ -91,7 +93,7 @@ def read_header(path: Path) -> Header:
 def _read_header(path: Path, file: BinaryIO) -> Header:
     size = path.stat().st_size
     start = file.read(8)
-    kind = _other_kind(start + file.read(256))
+    kind = other_kind(start + file.read(256))
     if kind:
         raise FileError(f"{path.name} is not a safetensors file: it is {kind}")
     if len(start) < 8:
@@ -144,8 +146,8 @@ def _checked(path: Path, name: str, entry: Any, offset: int, size: int) -> Tenso
     if not plain or end - start != math.prod(shape) * BYTES_OF[dtype]:
         raise FileError(f"{path.name}: size and shape of {name!r} do not agree")
     if offset + end > size:
-        whole = _shown_bytes(offset + end)
-        raise FileError(f"{path.name} is cut off after {_shown_bytes(size)} of at least {whole}")
+        whole = shown_bytes(offset + end)
+        raise FileError(f"{path.name} is cut off after {shown_bytes(size)} of at least {whole}")
     return TensorInfo(dtype, shape, offset + start, offset + end, path)
 
 
@@ -157,14 +159,20 @@ def _check_ranges(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
         reached, last = max(reached, info.end), name
 
 
-def _other_kind(beginning: bytes) -> str | None:
+POINTER = "a git-lfs pointer: the real file was not downloaded"
+PAGE = "an HTML page: the download went wrong"
+NO_MODELS = (POINTER, PAGE)
+"""What comes where a model was asked for, and is none at all."""
+
+
+def other_kind(beginning: bytes) -> str | None:
     """What a file that is no safetensors file is, as far as its first bytes tell."""
     if not beginning:
         return "empty"
     if beginning.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer: the real file was not downloaded"
+        return POINTER
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "an HTML page: the download went wrong"
+        return PAGE
     if beginning.startswith(b"\x80\x02"):
         return "a checkpoint of torch before version 1.6; save it anew"
     if beginning.startswith(b"PK\x03\x04"):
@@ -174,7 +182,7 @@ def _other_kind(beginning: bytes) -> str | None:
     return None
 
 
-def _shown_bytes(count: int) -> str:
+def shown_bytes(count: int) -> str:
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
@@ -191,6 +199,64 @@ def read_tensors(header: Header, names: Mapping[str, str]) -> Iterator[tuple[str
     """
     import torch
 
+    for name, info, file in _places(header, names):
+        raw = torch.empty(info.end - info.start, dtype=torch.uint8)
+        _fill(file, raw.numpy().data, info.file)
+        yield names[name], raw.view(_torch_dtype(name, info)).reshape(info.shape)
+
+
+STAGE = 8 * 2**20
+"""Bytes that are read at once where numbers change their format; as many as a cache holds."""
+
+
+def read_tensors_as(
+    header: Header, names: Mapping[str, str], dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, Tensor, int]]:
+    """(new name, tensor, bytes it has in the file), as `read_tensors`, straight to its end.
+
+    Numbers that are not whole become `dtype`; what changes its format or its place goes through a
+    small stage, so beside the tensors themselves there is next to nothing in memory.
+
+    Raises:
+        FileError: the file shrank since its header was read.
+    """
+    import torch
+
+    stage = torch.empty(STAGE, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = stage.numpy().data
+    for name, info, file in _places(header, names):
+        stored = _torch_dtype(name, info)
+        wanted = dtype if stored.is_floating_point else stored
+        size = info.end - info.start
+        tensor = torch.empty(math.prod(info.shape), dtype=wanted, device=device)
+        if wanted is stored and device.type == "cpu":
+            _fill(file, tensor.view(torch.uint8).numpy().data, info.file)
+        else:
+            width = BYTES_OF[info.dtype]
+            for start in range(0, size, STAGE):
+                count = min(STAGE, size - start)
+                _fill(file, buffer[:count], info.file)
+                part = slice(start // width, (start + count) // width)
+                tensor[part].copy_(stage[:count].view(stored))
+        yield names[name], tensor.reshape(info.shape), size
+
+
+def _places(header: Header, names: Mapping[str, str]) -> Iterator[tuple[str, TensorInfo, BinaryIO]]:
+    """Each name and its file, which stands where the tensor begins; in the order of the file."""
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(names, key=lambda name: header.tensors[name].start):
+        by_file.setdefault(header.tensors[name].file, []).append(name)
+    for path, wanted in by_file.items():
+        with path.open("rb", buffering=0) as file:
+            for name in wanted:
+                info = header.tensors[name]
+                file.seek(info.start)
+                yield name, info, file
+
+
+def _torch_dtype(name: str, info: TensorInfo) -> torch.dtype:
+    import torch
+
     dtypes = {
         "F16": torch.float16,
         "BF16": torch.bfloat16,
@@ -205,19 +271,9 @@ def read_tensors(header: Header, names: Mapping[str, str]) -> Iterator[tuple[str
         "F8_E4M3": torch.float8_e4m3fn,
         "F8_E5M2": torch.float8_e5m2,
     }
-    by_file: dict[Path, list[str]] = {}
-    for name in sorted(names, key=lambda name: header.tensors[name].start):
-        by_file.setdefault(header.tensors[name].file, []).append(name)
-    for path, wanted in by_file.items():
-        with path.open("rb", buffering=0) as file:
-            for name in wanted:
-                info = header.tensors[name]
-                if info.dtype not in dtypes:
-                    raise FileError(f"{path.name}: {name!r} holds {info.dtype} numbers")
-                raw = torch.empty(info.end - info.start, dtype=torch.uint8)
-                file.seek(info.start)
-                _fill(file, raw.numpy().data, path)
-                yield names[name], raw.view(dtypes[info.dtype]).reshape(info.shape)
+    if info.dtype not in dtypes:
+        raise FileError(f"{info.file.name}: {name!r} holds {info.dtype} numbers")
+    return dtypes[info.dtype]
 
 
 def _fill(file: Any, buffer: memoryview, path: Path) -> None:
@@ -229,7 +285,14 @@ def _fill(file: Any, buffer: memoryview, path: Path) -> None:
         buffer = buffer[count:]
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of the whole file, hexadecimal; its first ten letters are A1111's short hash."""
+def tensors_begin(path: Path) -> int:
+    """Where the tensors of a safetensors file begin; 0 for a file of another kind.
+
+    What follows is what the hashes of LoRAs in A1111's text are made of.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        start = file.read(8)
+    if len(start) < 8 or other_kind(start):
+        return 0
+    (length,) = struct.unpack("<Q", start)
+    return 8 + length if length <= MAX_HEADER_BYTES else 0

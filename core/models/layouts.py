@@ -16,9 +16,6 @@ from core.models.family import UNET, VAE
 from core.models.files import Header, TensorInfo, read_header
 from core.models.pickles import read_pickle_header
 
-DIFFUSERS_INDEX = "model_index.json"
-"""What marks a folder in diffusers' layout."""
-
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -128,7 +125,7 @@ def read_model_header(path: Path) -> Header:
         FileError: as `read_header`; a part of the folder is missing.
     """
     if not path.is_dir():
-        return read_file_header(path)
+        return _with_prefixes(read_file_header(path))
     tensors: dict[str, TensorInfo] = {}
     for part, prefix in _parts(path).items():
         header = read_header(_weights_of(path, part))
@@ -136,6 +133,18 @@ def read_model_header(path: Path) -> Header:
         names = rename(header.tensors)
         tensors |= {prefix + new: header.tensors[old] for old, new in names.items()}
     return Header(path, tensors, {})
+
+
+def _with_prefixes(header: Header) -> Header:
+    """A U-Net alone, in diffusers' names or the original's, as a checkpoint would hold it."""
+    names = header.tensors
+    if "conv_in.weight" in names and any(name.startswith("up_blocks.") for name in names):
+        return header.renamed({old: UNET + new for old, new in unet_names(names).items()})
+    for alone in ("", "model.", "diffusion_model."):
+        if alone + "input_blocks.0.0.weight" in names and alone + "out.2.weight" in names:
+            own = {old: UNET + old.removeprefix(alone) for old in names if old.startswith(alone)}
+            return header.renamed(own)
+    return header
 
 
 def read_file_header(path: Path) -> Header:

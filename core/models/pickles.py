@@ -8,7 +8,7 @@ those of any other, by `files.read_tensors`.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ DTYPES = {
 INSIDE = ("state_dict", "params_ema", "params", "model")
 """Under which names training frameworks put the weights."""
 MAX_RECORDS = 100_000
+MAX_NESTING = 6
 
 
 class Stub:
@@ -42,8 +43,19 @@ class Stub:
         pass
 
 
-KNOWN_STRANGERS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
-"""What real SD 1.x files carry; anything else foreign is refused."""
+class Parameters(dict[str, Any]):
+    """Stands for torch's ParameterDict, which embeddings of A1111 mention."""
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, Mapping) and isinstance(state.get("_parameters"), Mapping):
+            self.update(state["_parameters"])
+
+
+KNOWN_STRANGERS: Mapping[str, type] = {
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": Stub,
+    "torch.nn.modules.container.ParameterDict": Parameters,
+}
+"""What real files carry, and what is made of it; anything else foreign is refused."""
 
 
 def read_pickle_header(path: Path) -> Header:
@@ -59,16 +71,44 @@ def read_pickle_header(path: Path) -> Header:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
             break
-    tensors = {}
-    if isinstance(found, Mapping):
-        tensors = {
-            str(name): _place(path, str(name), value)
-            for name, value in found.items()
-            if hasattr(value, "untyped_storage")
-        }
+    tensors = {name: _place(path, name, tensor) for name, tensor in _tensors(found)}
     if not tensors:
         raise FileError(f"{path.name} holds no weights")
     return Header(path, tensors, {})
+
+
+def read_pickle_contents(path: Path) -> Any:
+    """Everything in a torch file, in its tables and lists, with a TensorInfo for each tensor.
+
+    Raises:
+        FileError: as `read_pickle_header`.
+    """
+    _check_records(path)
+    return _placed(path, _loaded(path), "", 0)
+
+
+def _placed(path: Path, found: Any, name: str, depth: int) -> Any:
+    """Texts, numbers and truths as they are; None for what else there may be."""
+    if hasattr(found, "untyped_storage"):
+        return _place(path, name, found)
+    if isinstance(found, Mapping | list | tuple) and depth >= MAX_NESTING:
+        return None
+    if isinstance(found, Mapping):
+        return {k: _placed(path, v, f"{name}.{k}", depth + 1) for k, v in found.items()}
+    if isinstance(found, list | tuple):
+        return [_placed(path, v, f"{name}.{i}", depth + 1) for i, v in enumerate(found)]
+    return found if isinstance(found, str | int | float | bool) else None
+
+
+def _tensors(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every tensor with its name: `768.0.linear.0.weight` within tables and lists."""
+    if hasattr(found, "untyped_storage"):
+        yield prefix, found
+    elif depth < MAX_NESTING and isinstance(found, Mapping | list | tuple):
+        items = found.items() if isinstance(found, Mapping) else enumerate(found)
+        for key, value in items:
+            name = f"{prefix}.{key}" if prefix else str(key)
+            yield from _tensors(value, name, depth + 1)
 
 
 def _check_records(path: Path) -> None:
@@ -90,10 +130,15 @@ def _loaded(path: Path) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    strangers: list[Any] = [(Stub, name) for name in KNOWN_STRANGERS]
+    strangers: list[Any] = [(stub, name) for name, stub in KNOWN_STRANGERS.items()]
     try:
-        with torch.serialization.safe_globals(strangers), FakeTensorMode():
-            return torch.load(path, weights_only=True)
+        # An open file: of a path torch believes the name, and a name may lie.
+        with (
+            path.open("rb") as file,
+            torch.serialization.safe_globals(strangers),
+            FakeTensorMode(),
+        ):
+            return torch.load(file, weights_only=True)
     except Exception as error:
         kind = type(error).__name__
         if kind != "UnpicklingError":

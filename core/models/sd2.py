@@ -11,13 +11,12 @@ TEXT = TextPart(
 
 
 def matches(header: Header) -> bool:
-    """A U-Net that projects by linear layers and takes no vector, beside an OpenCLIP."""
+    """A U-Net that projects by linear layers and takes no vector."""
     projection = header.shape(UNET + "input_blocks.1.1.proj_in.weight")
     return (
         projection is not None
-        and len(projection) == 2
         and UNET + "label_emb.0.0.weight" not in header.tensors
-        and TEXT.prefix(header) is not None
+        and (len(projection) == 2 or TEXT.prefix(header) is not None)
     )
 
 

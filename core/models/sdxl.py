@@ -15,26 +15,27 @@ CLIP_L = TextPart(("conditioner.embedders.0.transformer.",), layer=-2, final_nor
 BIG_G = TextPart(
     ("conditioner.embedders.1.model.",), "open_clip", layer=-2, final_norm=False, pooled=True
 )
+FOURTH_LEVEL = "input_blocks.9.0.op.weight"
 REFINER_G = TextPart(
     ("conditioner.embedders.0.model.",), "open_clip", layer=-2, final_norm=False, pooled=True
 )
 
 
 def base_matches(header: Header) -> bool:
-    """A U-Net that takes a vector, beside both text encoders."""
-    return (
-        UNET + "label_emb.0.0.weight" in header.tensors
-        and CLIP_L.prefix(header) is not None
-        and BIG_G.prefix(header) is not None
-    )
+    """A U-Net of three levels that takes a vector."""
+    return _takes_vector(header) and UNET + FOURTH_LEVEL not in header.tensors
 
 
 def refiner_matches(header: Header) -> bool:
-    """A U-Net that takes a vector, beside the larger text encoder alone."""
+    """A U-Net of four levels that takes a vector."""
+    return _takes_vector(header) and UNET + FOURTH_LEVEL in header.tensors
+
+
+def _takes_vector(header: Header) -> bool:
+    """Without attention at the first level: SD 2 unCLIP takes a vector as well, but has it."""
     return (
         UNET + "label_emb.0.0.weight" in header.tensors
-        and CLIP_L.prefix(header) is None
-        and REFINER_G.prefix(header) is not None
+        and UNET + "input_blocks.1.1.proj_in.weight" not in header.tensors
     )
 
 

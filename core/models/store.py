@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import gc
-import json
-import os
+import threading
 from collections import OrderedDict
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from core.errors import RequestError
 from core.events import Loading
 from core.images.preview import fit_preview
-from core.models.catalog import Catalog
-from core.models.checkpoint import Checkpoint, read_checkpoint
-from core.models.files import sha256
+from core.models.catalog import Catalog, CheckpointFile
+from core.models.checkpoint import Checkpoint
+from core.models.placing import Placing
+from core.models.precision import Precisions, chosen_device, has_bfloat16
+from core.models.reading import read_checkpoint
 from core.settings import Settings
+
+__all__ = ["Store", "chosen_device"]
 
 
 @dataclass
@@ -37,11 +40,16 @@ class Store:
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._hashes = HashCache(settings.data_dir / "hashes.json")
-        self._room = max(1, settings.checkpoints_in_memory)
         self.device = chosen_device(settings.device)
-        self.dtype = chosen_dtype(settings.precision, self.device)
-        self._kept: OrderedDict[tuple[Version, Version | None], _Kept] = OrderedDict()
+        self._precisions = Precisions(
+            settings.precision, settings.vae_precision, has_bfloat16(self.device)
+        )
+        self.dtype = self._precisions.usual(self.device)
+        self.placing = Placing(self.device, settings.memory)
+        self._unsaid = _without_effect(settings, self.device)
+        self._room = max(1, settings.checkpoints_in_memory)
+        self._shelf = 0 if self.device.type == "cpu" else settings.checkpoints_in_ram
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
 
     def loaded(self, name: str, vae: str | None = None) -> Generator[Loading, None, Checkpoint]:
         """The checkpoint of that name, read if it is not in memory as the file is now.
@@ -54,19 +62,33 @@ class Store:
         """
         file = self._catalog.checkpoint(name)
         vae_file = self._catalog.vae(vae, file)
-        key = _version(file.path), None if vae_file is None else _version(vae_file.path)
+        key: _Key = (
+            _version(file),
+            None if vae_file is None else _version_of_vae(vae_file.path),
+            None if file.donor is None else _version(file.donor),
+        )
         if key not in self._kept:
-            yield Loading("fingerprint", 0, file.path.stat().st_size)
-            fingerprint = self._hashes.sha256(_fingerprinted(file.path))
-            checkpoint = yield from read_checkpoint(
-                file, fingerprint, self.device, self.dtype, vae_file
-            )
-            self._kept[key] = _Kept(checkpoint)
-            while len(self._kept) > self._room:
-                self._kept.popitem(last=False)
-            gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
+            with self._fingerprint(file) as fingerprint:
+                read = read_checkpoint(file, self.placing, self._precisions, vae_file)
+                checkpoint = yield from read
+                digest = yield from fingerprint()
+            remarks = checkpoint.remarks + self._unsaid
+            self._unsaid = ()  # once is enough
+            self._kept[key] = _Kept(replace(checkpoint, fingerprint=digest, remarks=remarks))
         self._kept.move_to_end(key)
+        self._make_room()
         return self._kept[key].checkpoint
+
+    @contextlib.contextmanager
+    def room_for(self, checkpoints: int) -> Iterator[None]:
+        """Keeps at least so many while it lasts: what one run goes back and forth between."""
+        before = self._room
+        self._room = max(before, checkpoints)
+        try:
+            yield
+        finally:
+            self._room = before
+            self._make_room()
 
     def preview(self, checkpoint: Checkpoint) -> Tensor:
         """The linear preview of a checkpoint, fitted once while it is kept; see images.preview."""
@@ -81,72 +103,63 @@ class Store:
             )
         return kept.preview
 
+    def _make_room(self) -> None:
+        """Takes those used longest ago off the device, and drops what has no place in RAM."""
+        dropped = False
+        while len(self._kept) > self._room + self._shelf:
+            self._kept.popitem(last=False)
+            dropped = True
+        for kept in list(self._kept.values())[: -self._room]:
+            model = kept.checkpoint
+            self.placing.leave(model.network, model.vae, model.text)
+        if dropped:
+            gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
 
-Version: TypeAlias = tuple[Path, int, int]
+    @contextlib.contextmanager
+    def _fingerprint(self, file: CheckpointFile) -> Iterator[_Fingerprint]:
+        """The file is hashed beside while it is read; whoever asks waits for the rest."""
+        stopped = threading.Event()
+        progress = [0]
+
+        def goes_on(done: int) -> bool:
+            progress[0] = done
+            return not stopped.is_set()
+
+        def asked() -> Generator[Loading, None, str]:
+            while not future.done():
+                yield Loading("fingerprint", progress[0], size)
+                concurrent.futures.wait([future], timeout=0.1)
+            return future.result()
+
+        size = file.file.size if file.file is not None else 0
+        with concurrent.futures.ThreadPoolExecutor(1, "fingerprint") as pool:
+            future = pool.submit(self._catalog.hashed, file.path, "file", goes_on)
+            try:
+                yield asked
+            finally:
+                stopped.set()
+
+
+_Version: TypeAlias = tuple[Path, int, float]
 """A file as it was: path, bytes, time."""
+_Key: TypeAlias = tuple[_Version, _Version | None, _Version | None]
+"""A checkpoint, the VAE that takes the place of its own, and what lends it the missing parts."""
+_Fingerprint: TypeAlias = Callable[[], Generator[Loading, None, str]]
 
 
-def _version(path: Path) -> Version:
+def _without_effect(settings: Settings, device: torch.device) -> tuple[str, ...]:
+    """What the settings ask of memory that a CPU does not have."""
+    if device.type != "cpu" or settings.memory == "plenty":
+        return ()
+    return (f"{settings.memory} has no effect on a CPU: there is one memory for everything",)
+
+
+def _version(file: CheckpointFile) -> _Version:
+    """Of a folder, that of all its files."""
+    assert file.file is not None  # it comes from the catalog
+    return file.path, file.file.size, file.file.modified
+
+
+def _version_of_vae(path: Path) -> _Version:
     stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
-
-
-def _fingerprinted(path: Path) -> Path:
-    """The file whose hash stands for a model: itself, or the U-Net of a folder."""
-    return next((path / "unet").glob("*.safetensors")) if path.is_dir() else path
-
-
-class HashCache:
-    """SHA-256 of files, computed once per path, size and time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def sha256(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
-        known = self._known()
-        if key not in known:
-            known[key] = sha256(path)
-            with contextlib.suppress(OSError):  # a cache: what is not kept is computed again
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-                temporary.write_text(json.dumps(known), encoding="utf-8")
-                temporary.replace(self._path)
-        return known[key]
-
-    def _known(self) -> dict[str, str]:
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}  # a cache: what can't be read is computed again
-        return known if isinstance(known, dict) else {}
-
-
-def chosen_device(name: str) -> torch.device:
-    """ "automatic" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        RequestError: there is no such device here.
-    """
-    if name == "automatic":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RequestError(f"the device {name!r} can't be used here: {error}") from error
-    return device
-
-
-def chosen_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """ "automatic" is float32 on a CPU, and on a GPU bfloat16 where it has it, else float16."""
-    if precision != "automatic":
-        return getattr(torch, precision)
-    if device.type == "cpu":
-        return torch.float32
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16 if device.type == "cuda" else torch.float16
+    return path, stat.st_size, stat.st_mtime

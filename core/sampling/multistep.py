@@ -11,6 +11,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from core.sampling.samplers import landed
 from core.sampling.state import Denoiser, Noise, State
 
 LMS_ORDER = 4
@@ -67,7 +68,7 @@ def plms(denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise) -> State
         case (first, second, third, *_):
             direction = (55 * slope - 59 * first + 37 * second - 9 * third) / 24
     latents = x + direction * (sigma_next - sigma)
-    return state.next(latents, denoised, memory=(slope, *state.memory)[:3])
+    return landed(state.next(latents, denoised, memory=(slope, *state.memory)[:3]), sigmas)
 
 
 def dpmpp_2m(denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise) -> State:
@@ -98,7 +99,7 @@ def unipc(denoise: Denoiser, state: State, sigmas: Tensor, noise: Noise) -> Stat
         x = _unipc_update(sigmas, state.index - 1, last, tuple(earlier), denoised)
     estimates = (denoised, *state.memory[1:])[:UNIPC_ORDER]
     latents = denoised if sigma_next == 0 else _unipc_update(sigmas, state.index, x, estimates)
-    return state.next(latents, denoised, memory=(x, *estimates))
+    return landed(state.next(latents, denoised, memory=(x, *estimates)), sigmas)
 
 
 def _unipc_update(

@@ -10,11 +10,12 @@ arXiv:2310.04378 (Luo et al., "LCM"), arXiv:2306.14878 (Xu et al., "Restart").
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from core.sampling.schedule import spaced_karras
+from core.sampling.schedule import spaced_karras, variance_preserving
 from core.sampling.state import Denoiser, Noise, State
 
 
@@ -61,7 +62,7 @@ def ddim(
 
     Divided by √ᾱ, its update is the ancestral Euler step: their sigma_t / √ᾱ' is `up`.
     """
-    return euler_ancestral(denoise, state, sigmas, noise, eta=eta)
+    return landed(euler_ancestral(denoise, state, sigmas, noise, eta=eta), sigmas)
 
 
 def ddpm(
@@ -199,6 +200,16 @@ def lifted(
         return state.next(latents, denoised, memory)
     latents = latents + noise.draw(state.draws) * (s_noise * up)
     return state.next(latents, denoised, memory, draws=1)
+
+
+def landed(state: State, sigmas: Tensor) -> State:
+    """Where a walk ends above 0, the latents as a variance-preserving sampler leaves them.
+
+    DDIM, PLMS and UniPC were written for x / √(1 + sigma²), and A1111 takes their last x as it is.
+    """
+    if state.index < len(sigmas) - 1 or sigmas[-1] == 0:
+        return state
+    return replace(state, latents=variance_preserving(state.latents, sigmas[-1]))
 
 
 def churned(

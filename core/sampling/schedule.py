@@ -1,13 +1,14 @@
 """Training noise levels, and how n of them are chosen for a run.
 
 A noise level is sigma: x = x0 + sigma · noise, the variance-exploding form of arXiv:2206.00364.
-Every spacing returns falling sigmas, n + 1 for n intervals, and all but `kl_optimal` end at 0.
+Every spacing returns falling sigmas, n + 1 for n intervals. They end at 0, but for `kl_optimal`
+and for the two that older samplers bring themselves, `timesteps` and `time_uniform`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,21 +28,30 @@ class Schedule:
     sigmas: Tensor
     aligned: tuple[float, ...] = ALIGNED_SD1
     """The eleven levels that `align_your_steps` interpolates."""
+    lowest: float | None = None
+    """Where spacings end before 0; None: at the lowest level of training."""
+    highest: float | None = None
+    """Where spacings begin; None: at the highest level of training."""
+    rounds: bool = False
+    """Whether a noise level counts as the nearest whole timestep."""
 
     @property
     def sigma_min(self) -> float:
-        return float(self.sigmas[0])
+        return float(self.sigmas[0]) if self.lowest is None else self.lowest
 
     @property
     def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
+        return float(self.sigmas[-1]) if self.highest is None else self.highest
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The fractional timestep of a noise level, linear in log sigma; clamped to the ends.
+        """The timestep of a noise level, linear in log sigma; clamped to the ends.
 
-        What k-diffusion does; ComfyUI rounds to the nearest whole one.
+        Fractional as in k-diffusion, or where it `rounds` the one whose log sigma is nearest, as
+        in ComfyUI.
         """
         logs = self.sigmas.log()
+        if self.rounds:
+            return (sigma.to(logs).log()[..., None] - logs).abs().argmin(-1).to(logs)
         wanted = sigma.to(logs).clamp(self.sigmas[0], self.sigmas[-1]).log()
         low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(logs) - 2)
         share = (wanted - logs[low]) / (logs[low + 1] - logs[low])
@@ -81,6 +91,29 @@ def scaled_linear(
     return Schedule(((1 - kept) / kept).sqrt().float(), aligned)
 
 
+def between(
+    schedule: Schedule, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Schedule:
+    """The same with other ends for spacings; None: those of training.
+
+    Raises:
+        RequestError: they have changed places.
+    """
+    ends = replace(schedule, lowest=sigma_min, highest=sigma_max)
+    if ends.sigma_min >= ends.sigma_max:
+        raise RequestError(
+            f"the lowest noise level, {ends.sigma_min:g}, must lie below the highest, "
+            f"{ends.sigma_max:g}",
+            "schedule_options.sigma_min",
+        )
+    return ends
+
+
+def without_penultimate(sigmas: Tensor) -> Tensor:
+    """The levels less the last before the end."""
+    return torch.cat((sigmas[:-2], sigmas[-1:]))
+
+
 def noised(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x0 at a noise level: x0 + sigma · noise."""
     return x0 + sigma * noise
@@ -101,9 +134,9 @@ def spaced_karras(low: float, high: float, steps: int, rho: float = 7.0) -> Tens
     return _ended((first + torch.linspace(0, 1, steps) * (last - first)) ** rho)
 
 
-def karras(schedule: Schedule, steps: int) -> Tensor:
-    """Even in sigma^(1/7)."""
-    return spaced_karras(schedule.sigma_min, schedule.sigma_max, steps)
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
+    """Even in sigma^(1/rho)."""
+    return spaced_karras(schedule.sigma_min, schedule.sigma_max, steps, rho)
 
 
 def exponential(schedule: Schedule, steps: int) -> Tensor:
@@ -120,7 +153,18 @@ def polyexponential(schedule: Schedule, steps: int, rho: float = 1.0) -> Tensor:
 
 def normal(schedule: Schedule, steps: int) -> Tensor:
     """Even in the timestep, first and last level included."""
+    return _ended(schedule.sigma(torch.linspace(*_end_timesteps(schedule), steps)))
+
+
+def uniform(schedule: Schedule, steps: int) -> Tensor:
+    """Even in the timestep over all of training, whatever ends are set: k-diffusion's own."""
     return _ended(schedule.sigma(torch.linspace(len(schedule.sigmas) - 1, 0, steps)))
+
+
+def _end_timesteps(schedule: Schedule) -> tuple[float, float]:
+    """The timesteps of the highest and of the lowest level."""
+    high, low = (torch.tensor(end) for end in (schedule.sigma_max, schedule.sigma_min))
+    return float(schedule.timestep(high)), float(schedule.timestep(low))
 
 
 def simple(schedule: Schedule, steps: int) -> Tensor:
@@ -133,19 +177,56 @@ def simple(schedule: Schedule, steps: int) -> Tensor:
 
 def sgm_uniform(schedule: Schedule, steps: int) -> Tensor:
     """Even in the timestep, n + 1 of them with the last left out."""
-    return _ended(schedule.sigma(torch.linspace(len(schedule.sigmas) - 1, 0, steps + 1)[:-1]))
+    return _ended(schedule.sigma(torch.linspace(*_end_timesteps(schedule), steps + 1)[:-1]))
 
 
 def ddim_uniform(schedule: Schedule, steps: int) -> Tensor:
-    """Timesteps 1, 1 + t // n, 1 + 2 (t // n), …, from the noisiest of the first n down.
+    """Every (t // n)-th timestep from 1 up to the noisiest, then 0; in A1111 the schedule "DDIM".
 
-    arXiv:2010.02502, appendix D.3 ("linear"), with the offset of 1 of the original code.
+    arXiv:2010.02502, appendix D.3 ("linear"), with the offset of 1 of the original code. Where n
+    does not divide t there are a few more intervals than n.
     """
+    return _ended(schedule.sigmas[_ddim_grid(schedule, steps)].flip(0))
+
+
+def timesteps(schedule: Schedule, steps: int) -> Tensor:
+    """The grid of DDIM's first code as A1111 walks it: the levels of `ddim_uniform` without 0.
+
+    Its lowest level, above 0, is where the walk ends, so 20 steps are 19 intervals and 30, which
+    do not divide 1000, are 30. For one step, for which A1111 returns the noise, the two ends.
+    """
+    grid = _ddim_grid(schedule, steps)
+    if len(grid) == 1:
+        grid = torch.tensor([1, len(schedule.sigmas) - 1])
+    return schedule.sigmas[grid].flip(0)
+
+
+def time_uniform(schedule: Schedule, steps: int) -> Tensor:
+    """Even in continuous time from the highest level to the lowest; arXiv:2206.00927, section 3.
+
+    Between two timesteps it is log √ᾱ that is linear. There are as many intervals as the DDIM grid
+    of so many steps has levels, as in A1111.
+    """
+    count = len(schedule.sigmas)
+    intervals = -(-count // _stride(schedule, steps))
+    log_alphas = (1 + schedule.sigmas.double() ** 2).log().numpy() / -2
+    times = np.linspace(count - 1, 0, intervals + 1)
+    reached = np.interp(times, np.arange(count), log_alphas)
+    return torch.from_numpy(np.sqrt(np.expm1(-2 * reached))).float()
+
+
+def _ddim_grid(schedule: Schedule, steps: int) -> Tensor:
+    """Timesteps 1, 1 + t // n, 1 + 2 (t // n), …, each once."""
+    count = len(schedule.sigmas)
+    grid = torch.arange(0, count, _stride(schedule, steps)) + 1
+    return grid.clamp(max=count - 1).unique()
+
+
+def _stride(schedule: Schedule, steps: int) -> int:
     count = len(schedule.sigmas)
     if steps > count:
         raise RequestError(f"the DDIM schedule has at most {count} steps, not {steps}", "steps")
-    grid = torch.arange(steps) * (count // steps) + 1
-    return _ended(schedule.sigmas[grid.clamp(max=count - 1)].flip(0))
+    return count // steps
 
 
 def align_your_steps(schedule: Schedule, steps: int) -> Tensor:

@@ -6,11 +6,14 @@ Linear, without recursion, and any text is accepted: what is not grammar is word
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeAlias
+
+from core.request import Emphasis
 
 MAX_DEPTH = 32
 """Brackets nested deeper than this have no meaning: a bound on work, not on prompts."""
@@ -34,8 +37,15 @@ Block: TypeAlias = tuple[Segment, ...]
 """What stands between two BREAKs; may be empty."""
 
 
-def emphasised(text: str) -> tuple[Block, ...]:
-    """Stretches of equal weight, cut at BREAKs; there is always at least one block."""
+def emphasised(text: str, emphasis: Emphasis = Emphasis.ORIGINAL) -> tuple[Block, ...]:
+    """Stretches of equal weight, cut at BREAKs; there is always at least one block.
+
+    Without emphasis brackets and BREAK are words. ComfyUI knows round brackets alone.
+    """
+    if emphasis is Emphasis.NONE:
+        return ((Segment(text),) if text else (),)
+    if emphasis is Emphasis.COMFY:
+        return (_comfy(text),)
     weighing = _Weighing()
     for match in _MARKS.finditer(text):
         mark, weight = match.group(), _number(match["weight"])
@@ -127,6 +137,72 @@ def _number(text: str | None) -> float | None:
         return None if text is None else bounded(float(text))
     except ValueError:
         return None
+
+
+_ESCAPED = {r"\(": "\0\2", r"\)": "\0\1"}
+"""ComfyUI puts these in place of escaped brackets while it reads."""
+
+
+def _comfy(text: str) -> Block:
+    """ComfyUI's reading: a weight that is written replaces the one around it, none multiplies.
+
+    A bracket that is never closed reaches to the end of the text round it; after a stray closing
+    one brackets are words up to the next that balances it.
+    """
+    for written, kept in _ESCAPED.items():
+        text = text.replace(written, kept)
+    block: list[Segment] = []
+    to_read: list[tuple[str, float, int]] = [(text, 1.0, 0)]
+    while to_read:
+        text, weight, depth = to_read.pop()
+        if depth > MAX_DEPTH:
+            block.append(Segment(_unescaped(text), weight))
+            continue
+        pieces = [
+            (*_comfy_weight(piece[1:-1], weight), depth + 1)
+            if len(piece) >= 2 and piece[0] == "(" and piece[-1] == ")"
+            else (piece, weight, MAX_DEPTH + 1)
+            for piece in _outermost(text)
+        ]
+        to_read.extend(reversed(pieces))
+    return tuple(block)
+
+
+def _outermost(text: str) -> list[str]:
+    """`text` cut round each pair of brackets that stands in no other one."""
+    pieces, start, depth = [], 0, 0
+    for match in _ROUND.finditer(text):
+        here = match.start()
+        if match.group() == "(":
+            if depth == 0:
+                pieces.append(text[start:here])
+                start = here
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0:
+                pieces.append(text[start : here + 1])
+                start = here + 1
+    return [piece for piece in (*pieces, text[start:]) if piece]
+
+
+def _comfy_weight(text: str, around: float) -> tuple[str, float]:
+    """What stands in brackets, without the number behind its last colon; and its weight."""
+    words, colon, number = text.rpartition(":")
+    try:
+        written = float(number) if colon and words else math.nan
+    except ValueError:
+        written = math.nan
+    return (text, bounded(around * ATTENTION)) if math.isnan(written) else (words, bounded(written))
+
+
+def _unescaped(text: str) -> str:
+    for written, kept in _ESCAPED.items():
+        text = text.replace(kept, written[1:])
+    return text
+
+
+_ROUND = re.compile("[()]")
 
 
 def _add_words(weighing: _Weighing, words: str) -> None:

@@ -5,7 +5,7 @@ It knows what the encoders' answers mean, not how they come about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from core.request import Emphasis
 from core.sampling.conditioning import Conditioning, PromptOverTime
-from core.text.encoders import Encoded, Encoder
-from core.text.prompt import Part, Prompt, read
+from core.text.encoders import Encoded, Encoder, Splice
+from core.text.prompt import Counting, Part, Prompt, read
 from core.text.tokenizer import Chunk, Tokenizer
 
 
@@ -28,6 +28,8 @@ def encode(
     tokenizer: Tokenizer | None = None,
     emphasis: Emphasis = Emphasis.ORIGINAL,
     clip_skip: int = 1,
+    counting: Counting | None = None,
+    vectors: Mapping[str, tuple[Tensor, ...]] | None = None,
 ) -> tuple[PromptOverTime, PromptOverTime]:
     """Both prompts over `steps` intervals, float32 on the encoder's device, as (1 n d).
 
@@ -35,9 +37,15 @@ def encode(
     shorter is filled up with empty chunks. Each chunk is encoded alone and only once, so an
     encoding never depends on what else is asked for. A negative prompt is never split at AND.
     Without a `tokenizer` one is read from the vocabulary, which takes a tenth of a second.
+    Without a `counting` of these intervals one step is counted for each. For a tokenizer that
+    knows embeddings, `vectors` has those of each name: (n d) for each encoder.
     """
     tokenizer = tokenizer or Tokenizer()
-    wordings = [_over(read(prompt), steps), _over(read(negative, negative=True), steps)]
+    counting = counting or Counting.evenly(steps)
+    wordings = [
+        _over(read(text, negative=is_negative, emphasis=emphasis), steps, counting)
+        for text, is_negative in ((prompt, False), (negative, True))
+    ]
     chunks = {
         part.text: tokenizer.chunks(part)
         for wording in wordings
@@ -45,7 +53,7 @@ def encode(
         for part in parts
     }
     length = max(map(len, chunks.values()))
-    reading = _Reading(encoder, clip_skip, emphasis)
+    reading = _Reading(encoder, clip_skip, emphasis, vectors or {})
     conditionings = {text: reading.whole(of_text, length) for text, of_text in chunks.items()}
     positive, other = (
         PromptOverTime(
@@ -58,8 +66,8 @@ def encode(
     return positive, other
 
 
-def _over(prompt: Prompt, steps: int) -> list[tuple[Part, ...]]:
-    return [prompt.at(index, steps) for index in range(steps)]
+def _over(prompt: Prompt, steps: int, counting: Counting) -> list[tuple[Part, ...]]:
+    return [prompt.at(index, counting) for index in range(steps)]
 
 
 @dataclass
@@ -69,7 +77,8 @@ class _Reading:
     encoder: Encoder
     clip_skip: int
     emphasis: Emphasis
-    seen: dict[tuple[int, ...], Encoded] = field(default_factory=dict)
+    vectors: Mapping[str, tuple[Tensor, ...]]
+    seen: dict[tuple[object, ...], Encoded] = field(default_factory=dict)
 
     def whole(self, chunks: tuple[Chunk, ...], length: int) -> Conditioning:
         """`chunks` one after the other, filled up to `length`. The first one's pooled output
@@ -80,13 +89,28 @@ class _Reading:
         return Conditioning(context, None if pooled is None else pooled.float())
 
     def _weighed(self, chunk: Chunk) -> Tensor:
-        return weighed(self._encoded(chunk).context.float(), chunk.weights, self.emphasis)
+        context = self._encoded(chunk).context.float()
+        if self.emphasis is Emphasis.COMFY and any(weight != 1 for weight in chunk.weights):
+            empty = self._encoded(Chunk()).context.float()
+            return moved(context, empty, chunk.weights)
+        return weighed(context, chunk.weights, self.emphasis)
 
     def _encoded(self, chunk: Chunk) -> Encoded:
-        if chunk.ids not in self.seen:
+        key = (chunk.ids, chunk.embeddings)
+        if key not in self.seen:
             ids = torch.tensor([chunk.ids], device=self.encoder.device)
-            self.seen[chunk.ids] = self.encoder(ids, self.clip_skip)
-        return self.seen[chunk.ids]
+            splices = [Splice(start, self.vectors[name]) for start, name in chunk.embeddings]
+            told = (ids, self.clip_skip, splices) if splices else (ids, self.clip_skip)
+            self.seen[key] = self.encoder(*told)
+        return self.seen[key]
+
+
+def moved(context: Tensor, empty: Tensor, weights: Iterable[float]) -> Tensor:
+    """One chunk's encoding (1 n d), float32, each token moved by its weight away from what an
+    empty prompt says in its place; ComfyUI's rule."""
+    factors = torch.tensor(tuple(weights), dtype=context.dtype, device=context.device)
+    factors = rearrange(factors, "n -> 1 n 1")
+    return torch.where(factors == 1, context, (context - empty) * factors + empty)
 
 
 def weighed(context: Tensor, weights: Iterable[float], emphasis: Emphasis) -> Tensor:
@@ -96,7 +120,7 @@ def weighed(context: Tensor, weights: Iterable[float], emphasis: Emphasis) -> Te
     chunk, so a picture does not depend on its neighbours in a batch.
     """
     factors = torch.tensor(tuple(weights), dtype=context.dtype, device=context.device)
-    if emphasis is Emphasis.IGNORE or bool((factors == 1).all()):
+    if emphasis in (Emphasis.IGNORE, Emphasis.NONE) or bool((factors == 1).all()):
         return context
     scaled = context * rearrange(factors, "n -> 1 n 1")
     if emphasis is Emphasis.NO_NORM:

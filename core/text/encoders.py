@@ -7,8 +7,9 @@ first encoder is built, since that takes seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -32,13 +33,27 @@ class Encoded:
     """(b d)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Splice:
+    """Vectors of an embedding in place of the tokens' own."""
+
+    start: int
+    """Place of the first one among a chunk's 77."""
+    vectors: tuple[Tensor, ...]
+    """(n d), one for each encoder."""
+
+
 class Encoder(Protocol):
     """One text encoder, or several side by side."""
 
     @property
     def device(self) -> torch.device: ...
 
-    def __call__(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of a token, in each encoder."""
+
+    def __call__(self, ids: Tensor, clip_skip: int = 1, splices: Sequence[Splice] = ()) -> Encoded:
         """`ids` (b 77) are a chunk's: END, then END to the last."""
 
 
@@ -76,18 +91,24 @@ class TextEncoder(nn.Module):
     def device(self) -> torch.device:
         return self.text_model.final_layer_norm.weight.device
 
-    def forward(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.text_model.embeddings.token_embedding.weight.shape[1],)
+
+    def forward(self, ids: Tensor, clip_skip: int = 1, splices: Sequence[Splice] = ()) -> Encoded:
         """Reads layer -clip_skip, or the family's own where that is deeper still.
 
-        The pooled output is always the last layer's. Raises RequestError for a `clip_skip` that
-        is not one of the layers.
+        What `splices` bring takes the place of tokens before positions are added. The pooled
+        output is always the last layer's. Raises RequestError for a `clip_skip` that is not one
+        of the layers.
         """
         layers = len(self.text_model.encoder.layers)
         if not 1 <= clip_skip <= layers:
             raise RequestError(f"clip_skip must be 1 to {layers}, not {clip_skip}", "clip_skip")
         layer = min(self.layer, -clip_skip)
         ids = self._padded(ids)
-        out = self.text_model(input_ids=ids, output_hidden_states=layer < -1)
+        with _spliced(self.text_model.embeddings.token_embedding, splices):
+            out = self.text_model(input_ids=ids, output_hidden_states=layer < -1)
         if layer == -1 and self.final_norm:
             return Encoded(out.last_hidden_state, self._pooled(out.last_hidden_state, ids))
         context = out.hidden_states[layer]
@@ -123,10 +144,46 @@ class SideBySide(nn.Module):
         assert isinstance(first, TextEncoder)
         return first.device
 
-    def forward(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
-        encoded = [encoder(ids, clip_skip) for encoder in self.encoders]
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(width for encoder in self._each() for width in encoder.widths)
+
+    def forward(self, ids: Tensor, clip_skip: int = 1, splices: Sequence[Splice] = ()) -> Encoded:
+        encoded = [
+            encoder(ids, clip_skip, [replace(s, vectors=s.vectors[i : i + 1]) for s in splices])
+            for i, encoder in enumerate(self._each())
+        ]
         context = torch.cat([one.context.float() for one in encoded], dim=-1)
         return Encoded(context, encoded[-1].pooled)
+
+    def _each(self) -> Iterator[TextEncoder]:
+        for encoder in self.encoders:
+            assert isinstance(encoder, TextEncoder)
+            yield encoder
+
+
+@contextmanager
+def _spliced(token_embedding: nn.Module, splices: Sequence[Splice]) -> Iterator[None]:
+    """The table of tokens answers with the vectors of `splices` at their places meanwhile.
+
+    A hook, since transformers' text model takes ids alone.
+    """
+    if not splices:
+        yield
+        return
+
+    def replaced(_module: nn.Module, _args: object, embedded: Tensor) -> Tensor:
+        embedded = embedded.clone()
+        for splice in splices:
+            (vectors,) = splice.vectors
+            embedded[:, splice.start : splice.start + len(vectors)] = vectors.to(embedded)
+        return embedded
+
+    hook = token_embedding.register_forward_hook(replaced)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def clip_text_model(

@@ -11,7 +11,8 @@ It is A1111's, so that prompts mean here what they mean there:
 
 It is read twice, as there. `read` finds AND and what changes from step to step, which leaves
 plain wording for each step; `Part.blocks` reads the attention in that wording. Both are linear and
-without recursion, and take any text: what is not grammar is wording.
+without recursion, and take any text: what is not grammar is wording. ComfyUI's prompts know
+nothing of the first reading, and another one of attention.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from core.request import Emphasis
 from core.text.attention import MAX_DEPTH, Block, bounded, emphasised
 
 
@@ -31,11 +33,44 @@ class Part:
     text: str
     weight: float = 1.0
     """Its share in guidance."""
+    emphasis: Emphasis = Emphasis.ORIGINAL
+    """Whose grammar of attention it is read by."""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The stretches between BREAKs with their attention; always at least one."""
-        return emphasised(self.text)
+        return emphasised(self.text, self.emphasis)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How a walk counts the steps that prompts name; as A1111 1.10 does it.
+
+    It counts calls of the network, and switches at the first call with more than `when` before it.
+    So `[a:b:3]` is a for calls 0 to 3, and `[a|b]` is a, a, b, a, b, ….
+    """
+
+    steps: int
+    """All that are counted: what shares are shares of."""
+    passed: tuple[int, ...]
+    """For each interval of the walk, how many are counted before it."""
+    pass_index: int = 0
+    """A share's whole part says in which pass it is: 1.5 is halfway through pass 1, the second."""
+    earlier: int = 0
+    """Steps counted in the passes before, which whole numbers include."""
+
+    @classmethod
+    def evenly(cls, steps: int) -> Counting:
+        """One step an interval, in the only pass."""
+        return cls(steps, tuple(range(steps)))
+
+    def step(self, index: int) -> int:
+        """A1111's number, from 1, of the step whose wording holds in interval `index`."""
+        return min(max(self.passed[index], 1), max(self.steps, 1))
+
+    def last_step(self, when: float, is_share: bool) -> float:
+        """The last step with the wording before `when`."""
+        return (when - self.pass_index) * self.steps if is_share else when - self.earlier
 
 
 @dataclass(frozen=True)
@@ -48,9 +83,9 @@ class Scheduled:
     is_share: bool
     """Whether `when` is a share of all steps; else it is a step."""
 
-    def at(self, step: int, steps: int) -> Wording:
+    def at(self, step: int, counting: Counting) -> Wording:
         """Steps are counted from 1."""
-        return self.before if step <= self.when * (steps if self.is_share else 1) else self.after
+        return self.before if step <= counting.last_step(self.when, self.is_share) else self.after
 
 
 @dataclass(frozen=True)
@@ -59,7 +94,7 @@ class Alternating:
 
     options: tuple[Wording, ...]
 
-    def at(self, step: int, steps: int) -> Wording:
+    def at(self, step: int, counting: Counting) -> Wording:
         """Steps are counted from 1."""
         return self.options[(step - 1) % len(self.options)]
 
@@ -85,19 +120,28 @@ class Prompt:
     """As typed."""
     subprompts: tuple[Subprompt, ...]
     """At least one."""
+    emphasis: Emphasis = Emphasis.ORIGINAL
 
-    def at(self, index: int, steps: int) -> tuple[Part, ...]:
-        """How it is worded in interval `index` (from 0) of `steps`: people's step index + 1."""
+    def at(self, index: int, counting: Counting | int) -> tuple[Part, ...]:
+        """How it is worded in interval `index` of a walk, from 0; an int counts evenly."""
+        counting = Counting.evenly(counting) if isinstance(counting, int) else counting
+        step = counting.step(index)
         return tuple(
-            Part(_worded(subprompt.wording, index + 1, steps), subprompt.weight)
+            Part(_worded(subprompt.wording, step, counting), subprompt.weight, self.emphasis)
             for subprompt in self.subprompts
         )
 
 
-def read(text: str, *, negative: bool = False) -> Prompt:
-    """Any text as a Prompt. In a negative prompt AND is a word like any other."""
+def read(text: str, *, negative: bool = False, emphasis: Emphasis = Emphasis.ORIGINAL) -> Prompt:
+    """Any text as a Prompt. In a negative prompt AND is a word like any other.
+
+    In one of ComfyUI's everything is words but for its attention.
+    """
+    if emphasis is Emphasis.COMFY:
+        return Prompt(text, (Subprompt((text,)),), emphasis)
     sides = [(text, 1.0)] if negative else [_weighed(side) for side in _AND.split(text)]
-    return Prompt(text, tuple(Subprompt(_wording(side), weight) for side, weight in sides))
+    subprompts = tuple(Subprompt(_wording(side), weight) for side, weight in sides)
+    return Prompt(text, subprompts, emphasis)
 
 
 _AND = re.compile(r"\bAND\b")
@@ -114,7 +158,7 @@ def _weighed(side: str) -> tuple[str, float]:
     return side.rstrip(), 1.0
 
 
-def _worded(wording: Wording, step: int, steps: int) -> str:
+def _worded(wording: Wording, step: int, counting: Counting) -> str:
     said: list[str] = []
     to_say = list(reversed(wording))
     while to_say:
@@ -122,7 +166,7 @@ def _worded(wording: Wording, step: int, steps: int) -> str:
         if isinstance(item, str):
             said.append(item)
         else:
-            to_say.extend(reversed(item.at(step, steps)))
+            to_say.extend(reversed(item.at(step, counting)))
     return "".join(said)
 
 
@@ -237,10 +281,10 @@ class NetworkTag:
     """Everything behind the first colon."""
 
 
-def lifted(text: str) -> tuple[str, tuple[NetworkTag, ...]]:
-    """The text without its `<kind:…>` tags, and the tags in order."""
+def lifted(text: str, instead: str = "") -> tuple[str, tuple[NetworkTag, ...]]:
+    """The text with its `<kind:…>` tags replaced, by nothing as a rule; and the tags in order."""
     tags = tuple(NetworkTag(m[1], m[2]) for m in _TAG.finditer(text))
-    return _TAG.sub("", text), tags
+    return _TAG.sub(instead, text), tags
 
 
 _TAG = re.compile(r"<(\w{1,32}):([^<>]{1,300})>")

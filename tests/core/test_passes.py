@@ -18,6 +18,7 @@ from core.images.inputs import Inputs
 from core.images.pixels import pictures, pixels
 from core.models.catalog import Catalog
 from core.models.store import Store
+from core.models.family import VAE
 from core.passes import enlarged_size, kept_intervals
 from core.registry import built_in
 from core.request import (
@@ -53,7 +54,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     root = tmp_path_factory.mktemp("house")
     folder = root / "models" / "Stable-diffusion"
     write_sd1(folder / "tiny.safetensors")
-    others = {name: tensor * 1.1 for name, tensor in sd1_tensors().items()}
+    others = {
+        name: tensor if name.startswith(VAE) else tensor * 1.1
+        for name, tensor in sd1_tensors().items()
+    }
     write_sd1(folder / "other.safetensors", others)
     write_sd1(folder / "inpainting.safetensors", checkpoint_tensors("sd1", 9))
     settings = default_settings(root)

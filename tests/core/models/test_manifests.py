@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from core.models.catalog import FAMILIES
-from core.models.checkpoint import DERIVED, INPUTS, LEFTOVER, text_encoder_of
+from core.models.checkpoint import INPUTS
 from core.models.family import UNET, VAE, Card, recognised, unet_config, vae_config
 from core.models.files import Header, TensorInfo
+from core.models.reading import DERIVED, LEFTOVER, text_encoder_of
 from core.nn.unet import UNet, UNetConfig
 from core.nn.vae import VAE as VAENetwork
 from core.nn.vae import VAEConfig

@@ -13,7 +13,7 @@ from core.registry import built_in
 from core.request import NoiseKind
 from core.sampling.multistep import adams_bashforth
 from core.sampling.noise import ImageNoise, ImageSeed, PhiloxStream, SeededNoise
-from core.sampling.schedule import exponential, karras, scaled_linear
+from core.sampling.schedule import exponential, karras, scaled_linear, variance_preserving
 from core.sampling.state import Denoiser, Sampler, State, walk
 from tests.oracles import k_diffusion_sampling
 
@@ -82,6 +82,8 @@ def distance_to_closed_form(name: str, steps: int) -> float:
     chosen = sampler(name, steps, **options)
     *_, last = walk(chosen, always(of_gaussian(spread)), start, sigmas, noise)
     exact = sigmas[0] * ((spread**2 + sigmas[-1] ** 2) / (spread**2 + sigmas[0] ** 2)).sqrt()
+    if SAMPLERS[name].starts == "vp":  # and ends so
+        exact = exact / (1 + sigmas[-1] ** 2).sqrt()
     return float((last.latents - exact).abs())
 
 
@@ -159,12 +161,43 @@ def test_a_sampler_calls_the_denoiser_as_often_as_it_says(name: str) -> None:
         return bent(x, sigma)
 
     states = all_states(sampler(name), denoise, sigmas, (3,))
-    if name == "plms":  # only its first step has two
-        assert len(asked) == 5 + 1
+    if entry.first_calls:
+        assert len(asked) == 4 * entry.calls + entry.first_calls
     elif entry.adaptive:
         assert len(asked) >= entry.calls * (len(states) - 1)
     else:  # the last interval, to sigma 0, never has a second call
         assert len(asked) == 4 * entry.calls + 1
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if not SAMPLERS[n].adaptive])
+def test_a_sampler_knows_how_often_it_has_called_before_each_interval(name: str) -> None:
+    """What prompts count; and the whole is what A1111 takes shares of."""
+    entry, sigmas = SAMPLERS[name], planned(name, 22)
+    asked: list[float] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        asked.append(float(sigma))
+        return bent(x, sigma)
+
+    noise = SeededNoise((3,), SHAPE, sigmas)
+    start = State(0, entry.initial(noise.draw(0), sigmas))
+    before = [0]
+    for _ in walk(sampler(name, 22), always(denoise), start, sigmas, noise):
+        before.append(len(asked))
+    assert entry.passed(sigmas) == tuple(before[:-1])
+    assert entry.counted(22) == (44 if entry.calls == 2 else 22)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_walk_begins_with_noise_of_the_first_level(name: str) -> None:
+    """A1111's timestep samplers begin with unit noise once it is made variance preserving."""
+    sigmas = planned(name, 5)
+    noise = torch.ones(1, 1, 1, 1)
+    latents = SAMPLERS[name].initial(noise, sigmas)
+    if name in ("ddim", "plms", "unipc"):
+        assert torch.allclose(variance_preserving(latents, sigmas[0]), noise)
+    else:
+        assert torch.equal(latents, noise * sigmas[0])
 
 
 @pytest.mark.parametrize("calls", [3, 4, 5, 6, 17, 20, 21])
@@ -313,6 +346,8 @@ def test_plms_is_the_formulas_of_its_paper() -> None:
     for i, row in weights.items():
         total = sum(w * e[i - j] for j, w in enumerate(row)) / sum(row)
         expected = states[i].latents + total * (sigmas[i + 1] - sigmas[i])
+        if i == 5:
+            expected = expected / (1 + sigmas[-1] ** 2).sqrt()
         assert torch.allclose(states[i + 1].latents, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ from core.request import Emphasis
 from core.sampling.conditioning import Conditioning, PromptOverTime
 from core.text.encode import encode, weighed
 from core.text.encoders import Encoded, clip_text_model
-from core.text.prompt import Part
+from core.text.prompt import Counting, Part
 from core.text.tokenizer import Tokenizer
 from tests.core.text import tiny
 
@@ -53,13 +53,21 @@ def test_both_prompts_are_filled_up_to_the_same_length():
 
 
 def test_wording_follows_the_steps():
-    """The same words are the same object."""
-    positive, negative = encoded("a [cat:dog:3]")
-    cats = [positive.at(i)[0][0] for i in range(3)]
-    assert cats[0] is cats[1] is cats[2]
+    """The same words are the same object. As in A1111 what holds up to step 3 holds for 0 to 3."""
+    positive, negative = encoded("a [cat:dog:3]", steps=5)
+    cats = [positive.at(i)[0][0] for i in range(4)]
+    assert cats[0] is cats[1] is cats[2] is cats[3]
     assert torch.equal(cats[0].context, chunk("a cat"))
-    assert torch.equal(positive.at(3)[0][0].context, chunk("a dog"))
-    assert negative.at(0)[0][0] is negative.at(3)[0][0]
+    assert torch.equal(positive.at(4)[0][0].context, chunk("a dog"))
+    assert negative.at(0)[0][0] is negative.at(4)[0][0]
+
+
+def test_steps_are_counted_as_the_walk_says():
+    """Two calls a step: half way through twenty calls is the start of the sixth interval."""
+    counting = Counting(20, tuple(range(0, 20, 2)))
+    positive, _ = encode("[cat:dog:.5]", "", ENCODER, 10, tokenizer=TOKENIZER, counting=counting)
+    said = [torch.equal(positive.at(i)[0][0].context, chunk("cat")) for i in range(10)]
+    assert said == [True] * 6 + [False] * 4
 
 
 def test_each_distinct_chunk_is_encoded_once():
@@ -82,9 +90,10 @@ def test_and_keeps_its_weights():
     assert [weight for _, weight in negative.at(0)] == [1.0]
 
 
-@pytest.mark.parametrize("emphasis", Emphasis)
+@pytest.mark.parametrize("emphasis", [e for e in Emphasis if e is not Emphasis.NONE])
 def test_weights_of_1_change_no_bit(emphasis):
-    assert torch.equal(context("a (red:1.0) ([cat])", emphasis=emphasis), chunk("a red cat"))
+    cat = "cat" if emphasis is Emphasis.COMFY else "([cat])"
+    assert torch.equal(context(f"a (red:1.0) {cat}", emphasis=emphasis), chunk("a red cat"))
 
 
 def test_weights_multiply_their_own_tokens():
@@ -110,6 +119,44 @@ def test_a_mean_of_nothing_is_left_alone():
 
 def test_ignored_emphasis_drops_weights():
     assert torch.equal(context("a (red:1.5) [cat]", emphasis=Emphasis.IGNORE), chunk("a red cat"))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.6, 1.7, -1.0])
+def test_comfys_weights_move_tokens_away_from_the_empty_prompt(weight):
+    """A naive loop over positions; what is not weighted keeps every bit."""
+    scaled = context(f"a (red:{weight}) cat", emphasis=Emphasis.COMFY)
+    plain, empty = chunk("a red cat"), chunk("")
+    expected = plain.clone()
+    for d in range(plain.shape[2]):
+        expected[0, 2, d] = (plain[0, 2, d] - empty[0, 2, d]) * weight + empty[0, 2, d]
+    assert torch.allclose(scaled, expected, atol=1e-6)
+    others = [i for i in range(77) if i != 2]
+    assert torch.equal(scaled[:, others], plain[:, others])
+
+
+def test_comfy_measures_each_chunk_from_an_empty_one():
+    words = " ".join(["word"] * 75)
+    both = context(f"{words} (red:0)", emphasis=Emphasis.COMFY)
+    assert torch.equal(both[:, :77], chunk(words))
+    assert torch.allclose(both[:, 78], chunk("")[:, 1], atol=1e-6)
+
+
+def test_comfy_keeps_words_together():
+    """ "unbelievablexyz" has fewer than 8 tokens, "xqzj…" more: the one moves, the other is cut."""
+    small, long = "unbelievablexyz", "xqzjkvwpqxzjqkxvzw"
+    (count,) = [len(TOKENIZER.chunks(Part(small))[0].tokens)]
+    assert 2 <= count < 8 <= len(TOKENIZER.chunks(Part(long))[0].tokens)
+    for word, first in ((small, 74), (long, 75)):
+        part = Part(" ".join(["a"] * 74 + [word]), emphasis=Emphasis.COMFY)
+        assert len(TOKENIZER.chunks(part)[0].tokens) == first
+    part = Part("a , " * 40, emphasis=Emphasis.COMFY)
+    assert len(TOKENIZER.chunks(part)[0].tokens) == 75  # commas do not count
+
+
+def test_brackets_without_emphasis_are_read_as_tokens():
+    literal = context("a (red:1.5)", emphasis=Emphasis.NONE)
+    ids = torch.tensor([TOKENIZER.chunks(Part(r"a \(red:1.5\)"))[0].ids])
+    assert torch.equal(literal, ENCODER(ids).context)
 
 
 def test_half_precision_encoders_give_float32():

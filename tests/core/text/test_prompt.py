@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.request import Emphasis
 from core.text.attention import MAX_WEIGHT, emphasised
-from core.text.prompt import Prompt, read
+from core.text.prompt import Counting, Prompt, read
 
 STEPS = 10
 
@@ -18,10 +19,13 @@ def weighed(text: str) -> list[list[tuple[str, float]]]:
     return [[(s.text, s.weight) for s in block] for block in emphasised(text)]
 
 
-def worded(text: str, steps: int = STEPS) -> list[str]:
-    """The wording at each step of a prompt without AND."""
+def worded(text: str, counting: Counting | None = None) -> list[str]:
+    """The wording of a prompt without AND: at each step from 1, as A1111 documents schedules."""
+    counting = counting or Counting(STEPS, tuple(range(1, STEPS + 1)))
     prompt = read(text)
-    return [part.text for index in range(steps) for part in prompt.at(index, steps)]
+    return [
+        part.text for index in range(len(counting.passed)) for part in prompt.at(index, counting)
+    ]
 
 
 def over_steps(*until: tuple[int, str]) -> list[str]:
@@ -144,6 +148,55 @@ def test_schedules_take_odd_text(text, until):
     assert worded(text) == over_steps(*until)
 
 
+def a1111(until: list[tuple[int, str]], calls: int) -> list[str]:
+    """What A1111 tells the network at each call: the first wording whose end is not passed."""
+    return [next(words for end, words in until if call <= end) for call in range(calls)]
+
+
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [
+        ("a [b:3]", [(3, "a "), (10, "a b")]),
+        ("a [b:0]", [(10, "a b")]),
+        ("a [b:.5] c", [(5, "a  c"), (10, "a b c")]),
+        ("a[b:[c:d:2]:1]e", [(1, "abe"), (2, "ace"), (10, "ade")]),
+        ("[a|b]", [(step, "ab"[(step - 1) % 2]) for step in range(1, 11)]),
+    ],
+)
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_walk_switches_at_the_call_at_which_a1111_does(text, until, calls):
+    """One that asks the network twice a step has switched by the start of the next step."""
+    intervals = STEPS // calls
+    counting = Counting(STEPS, tuple(calls * index for index in range(intervals)))
+    assert worded(text, counting) == a1111(until, STEPS)[::calls]
+
+
+def test_steps_are_counted_evenly_where_nothing_else_is_said():
+    prompt = read("[a:b:3]")
+    said = [prompt.at(index, STEPS)[0].text for index in range(STEPS)]
+    assert said == worded("[a:b:3]", Counting.evenly(STEPS)) == ["a"] * 4 + ["b"] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "until"),
+    [
+        ("a [b:.5] c", [(10, "a b c")]),
+        ("a [b:1.5] c", [(5, "a  c"), (10, "a b c")]),
+        ("a [b:3] c", [(10, "a b c")]),
+        ("a [b:24] c", [(4, "a  c"), (10, "a b c")]),
+        ("[a|b]", [(step, "ab"[(step - 1) % 2]) for step in range(1, 11)]),
+    ],
+)
+def test_a_second_pass_counts_on_from_the_first(text, until):
+    """A1111's documented parses for ten steps after ten, here after twenty."""
+    counting = Counting(10, tuple(range(1, 11)), pass_index=1, earlier=20)
+    assert worded(text, counting) == over_steps(*until)
+
+
+def test_the_first_pass_knows_nothing_of_the_second():
+    assert worded("[a:b:1.5] [c:d:24]") == ["a c"] * STEPS
+
+
 def sides(text: str, **options: bool) -> list[tuple[str, float]]:
     return [(part.text, part.weight) for part in read(text, **options).at(0, STEPS)]
 
@@ -164,9 +217,13 @@ GRAMMAR = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.one_of(st.text(), GRAMMAR), steps=st.integers(1, 5))
-def test_any_text_is_a_prompt(text, steps):
-    prompt = read(text)
+@given(
+    text=st.one_of(st.text(), GRAMMAR),
+    steps=st.integers(1, 5),
+    emphasis=st.sampled_from(Emphasis),
+)
+def test_any_text_is_a_prompt(text, steps, emphasis):
+    prompt = read(text, emphasis=emphasis)
     assert isinstance(prompt, Prompt)
     for index in range(steps):
         parts = prompt.at(index, steps)
@@ -185,16 +242,102 @@ def test_reading_only_takes_away(text):
         assert all(character in typed for character in part.text)
 
 
+@pytest.mark.parametrize("emphasis", Emphasis)
 @pytest.mark.parametrize(
     "piece",
-    ["(", "[", "(a", "[a|", "[a:", ":3]", "a:", " ", "\\", ": ", ":1 ", "(a:1.1)", "BREAK "],
+    ["(", "[", "(a", "[a|", "[a:", ":3]", "a:", " ", "\\", ": ", ":1 ", "(a:1.1)", "BREAK ", ")("],
 )
-def test_long_and_deep_text_takes_no_longer_than_it_should(piece):
+def test_long_and_deep_text_takes_no_longer_than_it_should(piece, emphasis):
     """Quadratic time or recursion would not come back, or fail."""
     begun = time.process_time()
-    for part in read(piece * (60_000 // len(piece))).at(3, STEPS):
+    for part in read(piece * (60_000 // len(piece)), emphasis=emphasis).at(3, STEPS):
         assert part.blocks
     assert time.process_time() - begun < 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.one_of(st.text(min_size=1), GRAMMAR), emphasis=st.sampled_from(Emphasis))
+def test_any_text_is_read_in_milliseconds(text, emphasis):
+    """A prompt of two thousand letters, made of whatever comes."""
+    text = (text * 2000)[:2000]
+    spent = []
+    for _ in range(3):  # the quickest, since others use this processor too
+        begun = time.process_time()
+        for part in read(text, emphasis=emphasis).at(0, 1):
+            assert part.blocks
+        spent.append(time.process_time() - begun)
+    assert min(spent) < 0.1
+
+
+def comfy(text: str) -> list[tuple[str, float]]:
+    (block,) = emphasised(text, Emphasis.COMFY)
+    return [(segment.text, segment.weight) for segment in block]
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("", []),
+        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
+        ("((red))", [("red", 1.1 * 1.1)]),
+        ("(a (b:1.3) c:0.5)", [("a ", 0.5), ("b", 1.3), (" c", 0.5)]),
+        ("(a (b) c:0.5)", [("a ", 0.5), ("b", 0.5 * 1.1), (" c", 0.5)]),
+        ("(a:b:1.2)", [("a:b", 1.2)]),
+        ("(a:b)", [("a:b", 1.1)]),
+        ("(:1.2)", [(":1.2", 1.1)]),
+        ("[a|b] BREAK c AND d", [("[a|b] BREAK c AND d", 1.0)]),
+        (r"\(a\) (b\):1.2)", [("(a) ", 1.0), ("b)", 1.2)]),
+        ("(a:1.0)b", [("a", 1.0), ("b", 1.0)]),
+        ("x (a b", [("x ", 1.0), ("(a b", 1.0)]),
+        ("a) (b)", [("a) (b)", 1.0)]),
+        ("()", []),
+    ],
+)
+def test_comfys_brackets_are_read_as_there(text, segments):
+    assert comfy(text) == segments
+
+
+def naive_comfy(text: str, weight: float = 1.0) -> list[tuple[str, float]]:
+    """The same, letter by letter and by recursion."""
+    pieces, current, depth = [], "", 0
+    for letter in text:
+        if letter == "(" and depth == 0:
+            pieces, current = [*pieces, current], ""
+        current += letter
+        depth += (letter == "(") - (letter == ")")
+        if letter == ")" and depth == 0:
+            pieces, current = [*pieces, current], ""
+    found = []
+    for piece in [*pieces, current]:
+        if len(piece) < 2 or (piece[0], piece[-1]) != ("(", ")"):
+            found += [(piece, weight)] if piece else []
+            continue
+        inside, around = piece[1:-1], weight * 1.1
+        words, _, number = inside.rpartition(":")
+        if words and number.strip() in ("1.3", "0.5"):
+            inside, around = words, float(number)
+        found += naive_comfy(inside, around)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*"ab (((()))):", ":1.3)", ":0.5)"]), max_size=25).map("".join))
+def test_comfys_brackets_nest_as_the_recursion_says(text):
+    assert comfy(text) == naive_comfy(text)
+
+
+def test_in_comfys_prompts_nothing_changes_over_time():
+    (part,) = read("[a:b:3] AND (c:1.2)", emphasis=Emphasis.COMFY).at(5, STEPS)
+    assert part.text == "[a:b:3] AND (c:1.2)"
+    assert part.weight == 1.0
+
+
+def test_without_emphasis_brackets_are_letters_but_schedules_hold():
+    """A1111's "None": what is left of BREAK is a word, too."""
+    (part,) = read(r"(a:1.3) \( [b:c:3] BREAK d", emphasis=Emphasis.NONE).at(9, STEPS)
+    ((segment,),) = part.blocks
+    assert segment.text == r"(a:1.3) \( c BREAK d"
+    assert segment.weight == 1.0
 
 
 def test_prompts_are_read_without_torch():

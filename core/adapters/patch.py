@@ -1,0 +1,266 @@
+"""Weights changed for a while, exactly: computed in float32, restored by reference.
+
+It knows networks by their modules and LoRAs by their changes; files, prompts and devices are not
+its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from core.adapters.blocks import BASE, block_of, block_weights
+from core.adapters.changes import Change, added, fits
+from core.adapters.lora import Lora
+from core.adapters.names import Base, text_spellings, titled, unet_spellings
+from core.adapters.paths import diffusers_paths
+from core.errors import AdapterError
+from core.nn.unet import UNet
+
+Parts: TypeAlias = Mapping[str, nn.Module]
+"""A model's networks: "unet", and "text" or "text_1" and "text_2"."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One LoRA as it is asked for. Two uses are equal if they hold the same Lora object."""
+
+    lora: Lora
+    weight: float = 1.0
+    """In the U-Net; may be negative."""
+    text_weight: float | None = None
+    """In the text encoders; None: as `weight`."""
+    blocks: tuple[float, ...] = ()
+    """Factors of single blocks; see `core.adapters.blocks`. Empty: 1 everywhere."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of a use."""
+
+    name: str
+    base: Base
+    matched: tuple[str, ...]
+    """Layers that are changed, as the file spells them."""
+    unmatched: tuple[str, ...]
+    """Layers and tensors that this model has no place for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer of a model, and the block of the U-Net it lies in (BASE: a text encoder)."""
+
+    part: str
+    path: str
+    module: nn.Module
+    block: str | None
+
+    def parameter(self, of: Literal["weight", "bias"]) -> Tensor | None:
+        return self.module._parameters.get(of)
+
+
+def layers(parts: Parts) -> dict[str, Layer]:
+    """Every layer of a model under every name that files have for it."""
+    found: dict[str, Layer] = {}
+    for part, network in parts.items():
+        spelled = diffusers_paths(network) if isinstance(network, UNet) else {}
+        for path, module in network.named_modules():
+            if "weight" not in module._parameters:
+                continue
+            if isinstance(network, UNet):
+                layer = Layer(part, path, module, block_of(path))
+                names = unet_spellings({path, spelled.get(path, path)})
+            else:
+                layer = Layer(part, path, module, BASE)
+                number = {"text_1": 1, "text_2": 2}.get(part)
+                names = text_spellings(path, number)
+            found |= dict.fromkeys(names, layer)
+    return found
+
+
+@contextmanager
+def patched(parts: Parts, uses: Sequence[Use]) -> Iterator[tuple[Applied, ...]]:
+    """The networks with all uses added to their weights; on leaving, exactly as before.
+
+    Raises:
+        AdapterError: a use does not fit; nothing was changed.
+    """
+    patch = Patch(parts, uses)
+    try:
+        yield patch.report
+    finally:
+        patch.restore()
+
+
+class Patch:
+    """Changed weights, with the originals kept: one extra copy of what is touched."""
+
+    def __init__(self, parts: Parts, uses: Sequence[Use]) -> None:
+        """Nothing is changed before everything is computed. Raises as `patched`."""
+        table = layers(parts) if uses else {}
+        sums: dict[_Slot, list[_Term]] = {}
+        report = []
+        for use in uses:
+            applied, terms = _planned(use, parts, table)
+            report.append(applied)
+            for slot, term in terms:
+                if term.weight:
+                    sums.setdefault(slot, []).append(term)
+        changed = [(slot, _changed(slot, terms)) for slot, terms in sums.items()]
+        self.report = tuple(report)
+        self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
+
+    def restore(self) -> None:
+        """Puts the originals back; a second time does nothing."""
+        for slot, original in self._originals:
+            slot.put(original)
+        self._originals = []
+
+
+class Kept:
+    """One model's patch, kept from run to run: the same uses again cost nothing."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._uses: tuple[Use, ...] = ()
+        self._patch: Patch | None = None
+
+    def use(self, uses: Sequence[Use]) -> tuple[Applied, ...]:
+        """The model has just these uses from now on.
+
+        Raises:
+            AdapterError: one does not fit; the model is as it came then, without any.
+        """
+        if self._patch is None or tuple(uses) != self._uses:
+            self.restore()
+            self._patch = Patch(self._parts, uses)
+            self._uses = tuple(uses)
+        return self._patch.report
+
+    def restore(self) -> None:
+        """The model as it came."""
+        if self._patch is not None:
+            self._patch.restore()
+        self._patch, self._uses = None, ()
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a parameter hangs."""
+
+    module: nn.Module
+    name: Literal["weight", "bias"]
+
+    @property
+    def value(self) -> Tensor:
+        value = self.module._parameters[self.name]
+        assert value is not None
+        return value
+
+    def put(self, value: Tensor) -> Tensor:
+        """What hung there until now."""
+        before = self.value
+        is_parameter = isinstance(value, nn.Parameter)
+        self.module._parameters[self.name] = (
+            value if is_parameter else nn.Parameter(value, requires_grad=False)
+        )
+        return before
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One change of a parameter."""
+
+    change: Change
+    weight: float
+    layer: str
+    lora: str
+
+
+def applied(parts: Parts, use: Use) -> Applied:
+    """What would become of a use. Nothing is changed; raises as `patched`."""
+    return _planned(use, parts, layers(parts))[0]
+
+
+def _planned(
+    use: Use, parts: Parts, table: Mapping[str, Layer]
+) -> tuple[Applied, list[tuple[_Slot, _Term]]]:
+    _check_base(use.lora, parts)
+    factors = block_weights(use.blocks, parts["unet"]) if use.blocks else {}
+    matched, unmatched, misfits = [], list(use.lora.unread), []
+    terms: list[tuple[_Slot, _Term]] = []
+    for (name, of), change in use.lora.changes.items():
+        layer = table.get(name)
+        parameter = None if layer is None else layer.parameter(of)
+        shown = name if of == "weight" else f"{name} (bias)"
+        if layer is None or parameter is None:
+            unmatched.append(shown)
+        elif not fits(change, tuple(parameter.shape)):
+            here, there = _shape(parameter.shape), _shape(change.shape)
+            misfits.append(f"{shown} is {here} here, {there} there")
+        else:
+            matched.append(shown)
+            term = _Term(change, _weight(use, layer, factors), shown, use.lora.name)
+            terms.append((_Slot(layer.module, of), term))
+    if misfits:
+        raise AdapterError(
+            f"{use.lora.name}{_made_for(use.lora)} does not fit this model, which is "
+            f"{_title(parts)}: {len(misfits)} of its layers have other shapes; {misfits[0]}"
+        )
+    if not matched:
+        raise AdapterError(
+            f"{use.lora.name}{_made_for(use.lora)} changes no layer of this model, which is "
+            f"{_title(parts)}; it names: {', '.join(unmatched[:3])}"
+        )
+    return Applied(use.lora.name, use.lora.base, tuple(matched), tuple(unmatched)), terms
+
+
+def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
+    is_text = layer.block == BASE
+    weight = use.text_weight if is_text and use.text_weight is not None else use.weight
+    if not factors or layer.block is None:
+        return weight
+    return weight * factors.get(layer.block, 0.0)
+
+
+def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
+    """The parameter with all changes, each made from the original, in the original's dtype."""
+    original = slot.value.detach()
+    exact = original.float()
+    total = exact
+    for term in terms:
+        total = added(term.change, total, exact, term.weight)
+    changed = total.to(original.dtype)
+    # A sum is quicker to check than each number, and is not finite if one of them is not.
+    if not torch.isfinite(changed.sum(dtype=torch.float32)) and not torch.isfinite(changed).all():
+        names = " and ".join(dict.fromkeys(term.lora for term in terms))
+        raise AdapterError(
+            f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
+        )
+    return changed
+
+
+def _check_base(lora: Lora, parts: Parts) -> None:
+    """Families share names of layers, so a file of another one might half fit."""
+    unet = parts["unet"]
+    context = unet.config.context if isinstance(unet, UNet) else None
+    if lora.base.context not in (None, context):
+        raise AdapterError(f"{lora.name} is for {lora.base.title}; this model is {_title(parts)}")
+
+
+def _title(parts: Parts) -> str:
+    unet = parts["unet"]
+    return titled(unet.config.context) if isinstance(unet, UNet) else "of an unknown kind"
+
+
+def _made_for(lora: Lora) -> str:
+    return f", made for {lora.base.title}," if lora.base.title else ""
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

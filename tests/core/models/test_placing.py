@@ -1,0 +1,272 @@
+"""Where the parts of checkpoints lie under each memory policy, seen by recording every move."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.engine.answers import exhausted
+from core.models.catalog import Catalog
+from core.models.checkpoint import Checkpoint
+from core.models.placing import CPU, Passing, PlacedUNet, Placing
+from core.models.precision import Precisions
+from core.models.reading import read_checkpoint
+from core.models.sd1 import SD1
+from core.models.sd2 import SD2
+from core.models.sdxl import SDXL
+from core.models.store import Store
+from core.nn.unet import UNet
+from core.request import GenerationRequest
+from core.settings import Memory, Settings, default_settings
+from tests.tiny import UNET_CONFIG, checkpoint_tensors, tiny_unet, write_checkpoint
+
+GPU = torch.device("cuda")
+"""Only its name is used: nothing is moved in these tests."""
+
+
+class Moves:
+    """Stands for moving: writes down what would go where, and knows where it is."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[nn.Module, str]] = []
+        self.here: set[nn.Module] = set()
+
+    def __call__(self, module: nn.Module, device: torch.device) -> None:
+        self.done.append((module, device.type))
+        (self.here.discard if device == CPU else self.here.add)(module)
+
+
+def parts(count: int = 3) -> list[nn.Module]:
+    return [nn.Linear(2, 2) for _ in range(count)]
+
+
+def test_with_plenty_of_memory_a_part_comes_once_and_stays() -> None:
+    moves = Moves()
+    placing = Placing(GPU, "plenty", moves)
+    first, second, read = parts()
+    placing.took(read)
+    for part in (first, second, first, read):
+        placing.need(part)
+    assert moves.done == [(first, "cuda"), (second, "cuda")]
+    placing.leave(first, second, read)
+    assert {module for module, where in moves.done if where == "cpu"} == {first, second, read}
+
+
+@pytest.mark.parametrize("memory", ["medvram", "lowvram"])
+def test_under_medvram_one_part_is_there_at_a_time(memory: Memory) -> None:
+    moves = Moves()
+    placing = Placing(GPU, memory, moves)
+    assert placing.reads_to == CPU
+    text, unet, vae = parts()
+    for part in (text, unet, unet, vae, unet):
+        placing.need(part)
+        assert moves.here == {part}
+    assert len(moves.done) == 7  # four times in, three times out
+
+
+def test_under_lowvram_the_blocks_of_a_unet_come_one_by_one() -> None:
+    moves = Moves()
+    placing = Placing(GPU, "lowvram", moves)
+    unet = PlacedUNet(UNET_CONFIG, placing)
+    most = 0
+    blocks = {*unet.input_blocks._modules.values(), *unet.output_blocks._modules.values()}
+
+    def counted(module: nn.Module, device: torch.device) -> None:
+        nonlocal most
+        Moves.__call__(moves, module, device)
+        most = max(most, len(moves.here & blocks))
+
+    placing._move = counted
+    with torch.no_grad():
+        unet(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 2, 32))
+    came = [module for module, where in moves.done if where == "cuda"]
+    assert blocks <= set(came)
+    assert most == 1
+    assert not moves.here & blocks
+    assert unet.out in moves.here
+
+
+def test_a_placed_unet_has_the_names_and_the_answers_of_a_plain_one() -> None:
+    plain = tiny_unet()
+    given = torch.randn(2, 4, 8, 8), torch.tensor([1.0, 500.0]), torch.randn(2, 3, 32)
+    for memory in ("plenty", "medvram", "lowvram"):
+        unet = PlacedUNet(UNET_CONFIG, Placing(GPU, memory, lambda module, device: None))  # type: ignore[arg-type]
+        unet.load_state_dict(plain.state_dict())
+        assert list(unet.state_dict()) == list(plain.state_dict())
+        assert isinstance(unet.input_blocks, Passing) is (memory == "lowvram")
+        with torch.no_grad():
+            assert torch.equal(unet(*given), plain(*given))
+
+
+def test_on_a_cpu_every_policy_is_plenty() -> None:
+    moves = Moves()
+    placing = Placing(CPU, "lowvram", moves)
+    assert placing.memory == "plenty"
+    for part in parts():
+        placing.took(part)
+        placing.need(part)
+        placing.leave(part)
+    assert not moves.done
+
+
+# a whole checkpoint
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Settings:
+    for name in ("one", "other", "third"):
+        path = tmp_path / f"models/Stable-diffusion/{name}.safetensors"
+        write_checkpoint(path, checkpoint_tensors("sd1"))
+    return default_settings(tmp_path)
+
+
+def read(settings: Settings, placing: Placing, precisions: Precisions) -> Checkpoint:
+    file = Catalog(settings).checkpoint("one")
+    return exhausted(read_checkpoint(file, placing, precisions))
+
+
+def test_each_part_asks_for_its_place_when_it_is_used(tiny: Settings) -> None:
+    """The device is the CPU, told to Placing as another: so everything really runs."""
+    moves = Moves()
+    placing = Placing(CPU, "medvram", moves)
+    placing.memory = "medvram"
+    placing.device = torch.device("cpu", 0)
+    model = read(tiny, placing, Precisions("float32", "float32", False))
+    asked = GenerationRequest(prompt="a fox", width=64, height=64, steps=1, seed=1)
+    with torch.no_grad():
+        model.prompts(asked, 1)
+        assert moves.here == {model.text}
+        model.network(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 77, 32))
+        assert moves.here == {model.network}
+        model.decode(torch.zeros(1, 4, 8, 8))
+        assert moves.here == {model.vae}
+
+
+def test_checkpoints_beyond_the_first_wait_in_plain_memory(tiny: Settings) -> None:
+    moves = Moves()
+    store = Store(replace(tiny, checkpoints_in_ram=1), Catalog(tiny))
+    store.placing = Placing(CPU, "plenty", moves)
+    store.placing.device = torch.device("cpu", 0)  # as if it were another
+    store._shelf = 1
+    one = exhausted(store.loaded("one"))
+    other = exhausted(store.loaded("other"))
+    assert {m for m, where in moves.done if where == "cpu"} == {one.network, one.vae, one.text}
+    assert exhausted(store.loaded("one")) is one
+    one.decode(torch.zeros(1, 4, 8, 8))
+    assert moves.here == {one.vae}
+    exhausted(store.loaded("third"))
+    assert exhausted(store.loaded("other")) is not other
+
+
+def test_a_run_keeps_what_it_goes_back_and_forth_between(tiny: Settings) -> None:
+    store = Store(tiny, Catalog(tiny))
+    with store.room_for(2):
+        one = exhausted(store.loaded("one"))
+        other = exhausted(store.loaded("other"))
+        assert exhausted(store.loaded("one")) is one
+        assert exhausted(store.loaded("other")) is other
+    assert exhausted(store.loaded("other")) is other
+    assert exhausted(store.loaded("one")) is not one
+
+
+def test_room_is_given_back_when_the_run_fails(tiny: Settings) -> None:
+    store = Store(tiny, Catalog(tiny))
+    with pytest.raises(ValueError, match="the run"), store.room_for(3):
+        for name in ("one", "other", "third"):
+            exhausted(store.loaded(name))
+        raise ValueError("the run")
+    assert len(store._kept) == 1
+
+
+def test_a_load_that_is_given_up_leaves_nothing_behind(tiny: Settings) -> None:
+    store = Store(tiny, Catalog(tiny))
+    steps = store.loaded("one")
+    next(steps)
+    steps.close()
+    assert not store._kept
+    assert exhausted(store.loaded("one")).fingerprint
+
+
+# precision
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "family", "stored", "network", "vae"),
+    [
+        (CPU, False, SD1, "F16", torch.float32, torch.float32),
+        (GPU, True, SD1, "F16", torch.float16, torch.bfloat16),
+        (GPU, True, SD1, "BF16", torch.bfloat16, torch.bfloat16),
+        (GPU, True, SD1, "F32", torch.bfloat16, torch.bfloat16),
+        (GPU, True, SD2, "F16", torch.bfloat16, torch.bfloat16),
+        (GPU, False, SD1, "F32", torch.float16, torch.float16),
+        (GPU, False, SDXL, "F16", torch.float16, torch.float32),
+        (GPU, True, SDXL, "F16", torch.float16, torch.bfloat16),
+    ],
+)
+def test_precision_goes_by_device_and_file(
+    device: torch.device,
+    has_bfloat16: bool,
+    family: type,
+    stored: str,
+    network: torch.dtype,
+    vae: torch.dtype,
+) -> None:
+    chosen = Precisions("automatic", "automatic", has_bfloat16)
+    assert chosen.of_network(device, family, stored) is network  # type: ignore[arg-type]
+    assert chosen.of_vae(device, family) is vae  # type: ignore[arg-type]
+
+
+def test_what_the_settings_say_counts() -> None:
+    chosen = Precisions("float32", "automatic", True)
+    assert chosen.of_network(GPU, SD1, "F16") is torch.float32
+    assert chosen.of_vae(GPU, SD1) is torch.float32
+    assert Precisions("automatic", "float16", True).of_vae(GPU, SDXL) is torch.float16
+
+
+def overflowing(model: Checkpoint, factor: float) -> None:
+    """Makes the VAE's last layers outgrow float16 and come back into range in float32."""
+    with torch.no_grad():
+        model.vae.post_quant_conv.weight *= factor
+        model.vae.quant_conv.weight *= factor
+
+
+def halved(settings: Settings) -> Checkpoint:
+    model = read(settings, Placing(CPU), Precisions("float32", "float16", False))
+    assert model.vae_dtype is torch.float16
+    return model
+
+
+def test_a_vae_that_outgrows_its_precision_is_asked_once_more_in_float32(tiny: Settings) -> None:
+    model = halved(tiny)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.decode(latents)
+        assert model.taken_notes() == ()
+        overflowing(model, 3000.0)
+        before = {name: tensor.clone() for name, tensor in model.vae.state_dict().items()}
+        pixels = model.decode(latents * 20)
+        assert torch.isfinite(pixels).all()
+        (note,) = model.taken_notes()
+        assert "float16" in note
+        assert "float32" in note
+        assert model.taken_notes() == ()
+        for name, tensor in model.vae.state_dict().items():
+            assert tensor.dtype is torch.float16
+            assert torch.equal(tensor, before[name])
+        assert torch.equal(model.decode(latents * 20), pixels)
+
+
+def test_a_vae_that_fails_in_float32_as_well_is_named(tiny: Settings) -> None:
+    from core.errors import NotFinite
+
+    model = halved(tiny)
+    broken: Tensor = model.vae.decoder.conv_out.weight
+    with torch.no_grad():
+        broken.fill_(float("nan"))
+        with pytest.raises(NotFinite, match="the VAE of one decoded"):
+            model.decode(torch.zeros(1, 4, 8, 8))
+    assert isinstance(model.network, UNet)
