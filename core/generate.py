@@ -24,6 +24,7 @@ from core.run import Guide, House, Run, Walk, groups, masked_denoiser
 from core.sampling.guidance import Combine, Predictions, classifier_free
 from core.sampling.masking import settled
 from core.sampling.state import Denoiser, State, walk
+from core.text.networks import wanted
 from core.text.prompt import lifted, read
 
 __all__ = ["House", "Progress", "generate", "go_on"]
@@ -96,10 +97,8 @@ def _waiting(request: GenerationRequest, house: House, progress: Progress) -> li
 
 def _surprises(request: GenerationRequest) -> Iterator[Note]:
     """What in the prompts is read otherwise than a person may have meant it."""
-    for text in (request.prompt, request.negative_prompt):
-        for tag in lifted(text)[1]:
-            asked = f"<{tag.kind}:{tag.arguments}>"
-            yield Note("not applied", f"{asked} was left out: this version applies no {tag.kind}")
+    for tag in wanted(request).unknown:
+        yield Note("not applied", f"{tag} was left out: there is no such kind of network here")
     parts = read(lifted(request.prompt)[0], emphasis=request.emphasis).at(0, 1)
     if len(parts) == 1 and parts[0].weight != 1:
         weight = f"{parts[0].weight:g}"

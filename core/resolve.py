@@ -22,6 +22,7 @@ from core.request import (
     ScheduleOptions,
     Variation,
 )
+from core.text.networks import wanted
 
 
 class Bound(NamedTuple):
@@ -106,6 +107,7 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
         seed=secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed,
         width=request.width if request.width is not None else checkpoint.size,
         height=request.height if request.height is not None else checkpoint.size,
+        extras=registry.checked(request.extras),
     )
     _check_bounds(resolved)
     if resolved.variation is not None:
@@ -113,11 +115,27 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
     _check_options(resolved.sampler_options, sampler.title, sampler.options)
     _check_schedule_options(resolved, registry)
     _check_parts(resolved)
+    _check_networks(resolved, catalog)
     return replace(
         resolved,
         enlarge=_resolved_enlarge(resolved, catalog, registry),
         refine=_resolved_refine(resolved, catalog),
     )
+
+
+def submitted(
+    request: GenerationRequest, catalog: Catalog, registry: Registry
+) -> GenerationRequest:
+    """The request in full, and what request steps make of it: what is queued and put into PNGs.
+
+    Raises:
+        RequestError: names the field, what was asked and what there is.
+        FileError: the checkpoint can't be used.
+        ExtensionError: a request step failed.
+    """
+    resolved = resolve(request, catalog, registry)
+    stepped = registry.stepped(resolved)
+    return resolved if stepped == resolved else resolve(stepped, catalog, registry)
 
 
 def _check_parts(request: GenerationRequest) -> None:
@@ -145,6 +163,15 @@ def _check_parts(request: GenerationRequest) -> None:
                 _check(name, value, bound, f"loras[{number}].")
     if request.branch is not None and request.images != 1:
         raise RequestError("a branch makes one image", "images")
+
+
+def _check_networks(request: GenerationRequest, catalog: Catalog) -> None:
+    """Every LoRA and hypernetwork that is asked for is there."""
+    asked = wanted(request)
+    for use in asked.loras:
+        catalog.file(Kind.LORA, use.name, "prompt")
+    for net in asked.hypernets:
+        catalog.file(Kind.HYPERNETWORK, net.name, "prompt")
 
 
 def _resolved_enlarge(

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.errors import RequestError
-from core.events import Event, Loaded, Loading, Origin, Step
+from core.events import Event, Loaded, Loading, Note, Origin, Step
 from core.images.inputs import Inputs
 from core.images.pixels import pictures, pixels
 from core.images.resize import FILTERS, stretched
 from core.images.resize import enlarged as filtered
 from core.images.start import Prepared, prepared
 from core.levels import Segment, image_seeds, levels_of, sampler_of, segments
+from core.models.adapting import told
 from core.models.catalog import Catalog, Kind
 from core.models.checkpoint import Checkpoint
 from core.models.store import Store
 from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
+from core.nn.attention import Attending
 from core.passes import LATENT_UPSCALERS, Pass
 from core.registry import Registry
 from core.request import Branch, Fill, GenerationRequest
@@ -35,6 +38,7 @@ from core.sampling.noise import SeededNoise
 from core.sampling.prediction import Predictor
 from core.sampling.schedule import Schedule
 from core.sampling.state import Denoiser, Sampler, State
+from core.text.networks import wanted
 from core.text.prompt import Counting
 
 if TYPE_CHECKING:
@@ -70,16 +74,22 @@ class Guide:
     negative: PromptOverTime
     cfg_scale: float
     schedule: Schedule
+    attending: Attending
+    wear: Callable[[], object]
+    """Sees to it that the model has the segment's LoRAs, whoever used it meanwhile."""
 
     def denoiser_at(self, index: int, combine: Combine | None = None) -> Denoiser:
         """The guided denoiser of one interval.
 
         An adaptive sampler may take more intervals than there are wordings; the last one stays.
         """
+        self.wear()
         index = min(index, len(self.positive.intervals) - 1)
         ((negative, _),) = self.negative.at(index)
         model = self.model
-        predictor = Predictor(model.network, model.prediction, self.schedule, model.dtype)
+        predictor = Predictor(
+            model.network, model.prediction, self.schedule, model.dtype, self.attending
+        )
         combine = combine or classifier_free(self.cfg_scale)
         return guided(predictor, self.positive.at(index), negative, self.cfg_scale, combine)
 
@@ -129,6 +139,7 @@ class Run:
         default_factory=dict
     )
     prepared: Prepared | None = None
+    notes: set[Note] = field(default_factory=set)
 
     def model(self, checkpoint: str, vae: str | None) -> Generator[Event, None, Checkpoint]:
         """The checkpoint, loaded; announced whenever it is another one than before."""
@@ -165,7 +176,7 @@ class Run:
             sigmas=sigmas,
             origin=origin,
             noise=noise,
-            segments=segments(part, sigmas, model.schedule, (), entry.adaptive),
+            segments=segments(part, sigmas, model.schedule, wanted(request).loras, entry.adaptive),
             start=State(0, entry.initial(noise.draw(0), sigmas)),
         )
         if part.index == 0 and request.start is not None:
@@ -181,13 +192,33 @@ class Run:
         model = yield from self.model(segment.checkpoint, request.vae)
         if not same:
             _check_same_latents(walk.model, model)
+        adapting = self.house.store.adapting
+        wear = functools.partial(adapting.put_on, model, segment.loras)
+        for applied, use in zip(wear(), segment.loras, strict=True):
+            yield from self._said(Note(*told(applied, use)))
         key = walk.part.index, segment
         if key not in self.guides:
+            embeddings = adapting.embeddings(model, request)
+            for sentence in embeddings.notes:
+                yield from self._said(Note("embedding", sentence))
             concat = self._beside(walk, model)
-            self.guides[key] = model.prompts(request, self._counting(walk), concat)
+            self.guides[key] = model.prompts(request, self._counting(walk), concat, embeddings)
         positive, negative = self.guides[key]
-        schedule = replace(model.schedule, rounds=request.schedule_options.round_timesteps)
-        return Guide(model, positive, negative, request.cfg_scale, schedule)
+        return Guide(
+            model=model,
+            positive=positive,
+            negative=negative,
+            cfg_scale=request.cfg_scale,
+            schedule=replace(model.schedule, rounds=request.schedule_options.round_timesteps),
+            attending=adapting.attending(model, wanted(request).hypernets),
+            wear=wear,
+        )
+
+    def _said(self, note: Note) -> Iterator[Note]:
+        """The note, once a run."""
+        if note not in self.notes:
+            self.notes.add(note)
+            yield note
 
     def _counting(self, walk: Walk) -> Counting:
         """How the prompts of a walk count its steps; it may have none."""

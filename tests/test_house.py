@@ -18,7 +18,8 @@ PLAIN = "core.request core.events core.errors core.settings"
 TORCH = "torch einops"
 BELOW_ENGINE = (
     f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
-    " core.registry core.passes core.levels core.resolve core.run core.generate core.trace"
+    " core.entries core.additions core.registry core.passes core.levels core.resolve core.run"
+    " core.generate core.trace"
 )
 
 ROOMS = {
@@ -41,13 +42,17 @@ ROOMS = {
         f"{TORCH} safetensors transformers",
     ),
     # Shelf entries load what they name when they are asked for it.
-    "core.registry": (f"{PLAIN} core.sampling", ""),
+    "core.entries": (f"{PLAIN} core.sampling", ""),
+    "core.shelves": (f"{PLAIN} core.entries", ""),
+    # What extensions add to a run, as values.
+    "core.additions": (PLAIN, ""),
+    "core.registry": (f"{PLAIN} core.entries core.shelves core.additions", ""),
     # A request cut into walks: `passes` by numbers and names alone, `levels` with a schedule.
     "core.passes": (PLAIN, ""),
     "core.levels": (f"{PLAIN} core.passes core.registry core.sampling", "torch"),
     "core.resolve": (
         f"{PLAIN} core.passes core.registry core.models.catalog core.text.prompt"
-        " core.images.resize",
+        " core.text.networks core.images.resize",
         "",
     ),
     # What the walks of one request share; `generate` tells the story with it.

@@ -165,10 +165,11 @@ class _Slot:
     def put(self, value: Tensor) -> Tensor:
         """What hung there until now."""
         before = self.value
-        is_parameter = isinstance(value, nn.Parameter)
-        self.module._parameters[self.name] = (
-            value if is_parameter else nn.Parameter(value, requires_grad=False)
+        # The parameter itself comes back, not another one round the same numbers.
+        parameter = (
+            value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
         )
+        self.module._parameters[self.name] = parameter
         return before
 
 
@@ -235,14 +236,14 @@ def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
     total = exact
     for term in terms:
         total = added(term.change, total, exact, term.weight)
-    changed = total.to(original.dtype)
-    # A sum is quicker to check than each number, and is not finite if one of them is not.
-    if not torch.isfinite(changed.sum(dtype=torch.float32)) and not torch.isfinite(changed).all():
+    low, high = torch.aminmax(total)
+    largest = torch.finfo(original.dtype).max
+    if not (-largest <= low and high <= largest):  # NaN is neither
         names = " and ".join(dict.fromkeys(term.lora for term in terms))
         raise AdapterError(
             f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
         )
-    return changed
+    return total.to(original.dtype)
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

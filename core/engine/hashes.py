@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from core.images.infotext import Hashes
-from core.models.catalog import Catalog, Kind
+from core.models.catalog import Kind
 from core.request import GenerationRequest
-from core.text.prompt import lifted
+from core.run import House
+from core.text.networks import wanted
 
 
-def hashes_of(request: GenerationRequest, catalog: Catalog) -> Hashes:
+def hashes_of(request: GenerationRequest, house: House) -> Hashes:
     """Computed where they are not known yet, which for a large file takes seconds."""
-    tagged = (*lifted(request.prompt).loras, *request.loras)
-    loras = {use.name: catalog.file(Kind.LORA, use.name) for use in tagged}
+    catalog = house.catalog
+    loras = {use.name: catalog.file(Kind.LORA, use.name) for use in wanted(request).loras}
     more = {part.checkpoint for part in (request.enlarge, request.refine) if part is not None}
+    vae = catalog.file(Kind.VAE, request.vae).path if request.vae else None
     return Hashes(
-        vae="".join(_whole(catalog, Kind.VAE, [request.vae] if request.vae else []).values()),
+        vae="" if vae is None else catalog.hashed(vae, "file"),
         loras={name: catalog.lora_hash(file) for name, file in loras.items()},
-        lora_files=_whole(catalog, Kind.LORA, loras),
-        checkpoints=_whole(catalog, Kind.CHECKPOINT, [name for name in more if name]),
+        lora_files={name: catalog.hashed(file.path, "file") for name, file in loras.items()},
+        embeddings={
+            file.embedding.name: catalog.hashed(file.path, "file")
+            for file in house.store.adapting.named(request)
+        },
+        checkpoints={
+            name: catalog.hashed(catalog.checkpoint(name).path, "file") for name in more if name
+        },
     )
-
-
-def _whole(catalog: Catalog, kind: Kind, names: Iterable[str]) -> Mapping[str, str]:
-    """Name -> SHA-256 of the whole file."""
-    return {name: catalog.hashed(catalog.file(kind, name).path, "file") for name in names}

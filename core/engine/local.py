@@ -266,7 +266,8 @@ class LocalEngine:
     def _hashes_of(self, request: GenerationRequest) -> Hashes:
         from core.engine.hashes import hashes_of
 
-        return hashes_of(request, self.catalog)
+        assert self._house is not None
+        return hashes_of(request, self._house)
 
     def _progress(self, trace: Path) -> Progress:
         """Where an earlier attempt left off; nowhere, if its recording can't be read."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from core.adapters.patch import Applied, Kept, Use
 from core.errors import NotFinite
+from core.models.adapters import parts_of
+from core.models.embeddings import Known
 from core.models.family import Family
 from core.models.placing import Placing
 from core.nn.blocks import timestep_embedding
@@ -55,12 +58,25 @@ class Checkpoint:
     remarks: tuple[str, ...] = ()
     """What a person should hear when it is used: a part that came from another file."""
     _happened: list[str] = field(default_factory=list, init=False)
+    _worn: list[Kept] = field(default_factory=list, init=False)
 
     def taken_notes(self) -> tuple[str, ...]:
         """What happened since the last time that a person should hear: a fallback."""
         notes = tuple(dict.fromkeys(self._happened))
         self._happened.clear()
         return notes
+
+    def wear(self, uses: Sequence[Use]) -> tuple[Applied, ...]:
+        """It has just these LoRAs from now on; the same again cost nothing.
+
+        Raises:
+            AdapterError: one does not fit; the model is as it came then, without any.
+        """
+        if not self._worn:
+            if not uses:
+                return ()
+            self._worn.append(Kept(parts_of(self)))
+        return self._worn[0].use(uses)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c h w) of a picture of so many pixels."""
@@ -73,11 +89,16 @@ class Checkpoint:
         return INPUTS[self.network.config.in_channels]
 
     def prompts(
-        self, request: GenerationRequest, counting: Counting, concat: Tensor | None = None
+        self,
+        request: GenerationRequest,
+        counting: Counting,
+        concat: Tensor | None = None,
+        embeddings: Known | None = None,
     ) -> tuple[PromptOverTime, PromptOverTime]:
         """Prompt and negative prompt of a resolved request, as the U-Net is told them.
 
         `concat` (1 c h w) goes beside the latents; None: what stands for no picture.
+        `embeddings` are those that may be named.
         """
         assert request.width and request.height
         self.placing.need(self.text)
@@ -86,10 +107,11 @@ class Checkpoint:
             lifted(request.negative_prompt)[0],
             self.text,
             len(counting.passed),
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer if embeddings is None else embeddings.tokenizer,
             emphasis=request.emphasis,
             clip_skip=request.clip_skip,
             counting=counting,
+            vectors=None if embeddings is None else embeddings.vectors,
         )
         if self.family.empty_is_zero and not request.negative_prompt:
             negative = negative.mapped(Conditioning.zeroed)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core.events import Loading
 from core.images.preview import fit_preview
+from core.models.adapting import Adapting
 from core.models.catalog import Catalog, CheckpointFile
 from core.models.checkpoint import Checkpoint
 from core.models.placing import Placing
@@ -45,6 +46,7 @@ class Store:
             settings.precision, settings.vae_precision, has_bfloat16(self.device)
         )
         self.dtype = self._precisions.usual(self.device)
+        self.adapting = Adapting(catalog)
         self.placing = Placing(self.device, settings.memory)
         self._unsaid = _without_effect(settings, self.device)
         self._room = max(1, settings.checkpoints_in_memory)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from core.errors import RequestError
+from core.request import GenerationRequest, HypernetUse, LoraUse
 from core.text.prompt import Alternating, NetworkTag, Scheduled, Wording, lifted, read
 
 LORA = "lora"
@@ -183,3 +184,44 @@ def _check_alternation(item: Alternating, mark: str, field: str) -> None:
                 "takes longer than a step; let it begin or end once, as in [<lora:name:1>::0.5]",
                 field,
             )
+
+
+# --- of a whole request --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The adapters of a request, those of its prompt and those beside it."""
+
+    loras: tuple[LoraUse, ...] = ()
+    hypernets: tuple[HypernetUse, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Tags of other kinds, as typed."""
+
+
+def wanted(request: GenerationRequest) -> Wanted:
+    """Raises RequestError for a tag that can't be read."""
+    read = [
+        networks(request.prompt, request.steps, "prompt"),
+        networks(request.negative_prompt, request.steps, "negative_prompt"),
+    ]
+    uses = [use for one in read for use in one.uses]
+    return Wanted(
+        loras=(*(_lora_use(use) for use in uses if use.kind == LORA), *request.loras),
+        hypernets=(
+            *(HypernetUse(name=u.name, weight=u.weight) for u in uses if u.kind == HYPERNET),
+            *request.hypernets,
+        ),
+        unknown=tuple(f"<{tag.kind}:{tag.arguments}>" for one in read for tag in one.unknown),
+    )
+
+
+def _lora_use(use: NetworkUse) -> LoraUse:
+    return LoraUse(
+        name=use.name,
+        weight=use.weight,
+        text_weight=use.text_weight,
+        start=use.start,
+        end=use.end,
+        blocks=use.blocks,
+    )

@@ -17,8 +17,8 @@ from core.generate import House, Progress, generate
 from core.images.inputs import Inputs
 from core.images.pixels import pictures, pixels
 from core.models.catalog import Catalog
-from core.models.store import Store
 from core.models.family import VAE
+from core.models.store import Store
 from core.passes import enlarged_size, kept_intervals
 from core.registry import built_in
 from core.request import (

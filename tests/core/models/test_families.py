@@ -19,6 +19,7 @@ from core.registry import built_in
 from core.request import GenerationRequest
 from core.sampling.prediction import Prediction
 from core.settings import default_settings
+from core.text.prompt import Counting
 from tests.tiny import WIDTH, checkpoint_tensors, write_checkpoint
 
 FILES = [
@@ -34,6 +35,7 @@ FILES = [
 ASKED = GenerationRequest(
     prompt="an apple", checkpoint="tiny", seed=7, steps=2, width=64, height=32
 )
+TWO_STEPS = Counting(2, (0, 1))
 MARK = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -75,7 +77,7 @@ def test_a_file_of_half_precision_is_computed_in_float32_on_a_cpu(
 
 def test_xl_is_told_pooled_text_and_sizes_height_first(tmp_path: Path) -> None:
     model = loaded(house_of(tmp_path, checkpoint_tensors("sdxl")))
-    positive, negative = model.prompts(replace(ASKED, negative_prompt="blue"), 2)
+    positive, negative = model.prompts(replace(ASKED, negative_prompt="blue"), TWO_STEPS)
     for prompt in (positive, negative):
         ((told, _),) = prompt.at(0)
         assert told.context.shape == (1, 77, 2 * WIDTH)
@@ -86,7 +88,7 @@ def test_xl_is_told_pooled_text_and_sizes_height_first(tmp_path: Path) -> None:
 
 def test_xls_empty_negative_is_zero_but_for_the_sizes(tmp_path: Path) -> None:
     model = loaded(house_of(tmp_path, checkpoint_tensors("sdxl")))
-    _, negative = model.prompts(ASKED, 2)
+    _, negative = model.prompts(ASKED, TWO_STEPS)
     ((told, _),) = negative.at(0)
     assert not told.context.any()
     assert not told.pooled[0, :WIDTH].any()
@@ -95,7 +97,7 @@ def test_xls_empty_negative_is_zero_but_for_the_sizes(tmp_path: Path) -> None:
 
 def test_the_refiner_is_told_an_aesthetic_score(tmp_path: Path) -> None:
     model = loaded(house_of(tmp_path, checkpoint_tensors("sdxl-refiner")))
-    for prompt, score in zip(model.prompts(ASKED, 2), (6.0, 2.5), strict=True):
+    for prompt, score in zip(model.prompts(ASKED, TWO_STEPS), (6.0, 2.5), strict=True):
         ((told, _),) = prompt.at(1)
         expected = timestep_embedding(torch.tensor([score]), 256)[0]
         assert torch.equal(told.pooled[0, -256:], expected)
@@ -103,7 +105,7 @@ def test_the_refiner_is_told_an_aesthetic_score(tmp_path: Path) -> None:
 
 def test_an_inpainting_model_without_a_picture_repaints_even_grey(tmp_path: Path) -> None:
     model = loaded(house_of(tmp_path, checkpoint_tensors("sd1", 9)))
-    ((told, _),) = model.prompts(ASKED, 2)[0].at(0)
+    ((told, _),) = model.prompts(ASKED, TWO_STEPS)[0].at(0)
     assert told.concat.shape == (1, 5, 4, 8)
     assert (told.concat[:, 0] == 1).all()
     assert torch.equal(told.concat[:, 1:], model.encode(torch.zeros(1, 3, 32, 64)))

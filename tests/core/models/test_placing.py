@@ -22,6 +22,7 @@ from core.models.store import Store
 from core.nn.unet import UNet
 from core.request import GenerationRequest
 from core.settings import Memory, Settings, default_settings
+from core.text.prompt import Counting
 from tests.tiny import UNET_CONFIG, checkpoint_tensors, tiny_unet, write_checkpoint
 
 GPU = torch.device("cuda")
@@ -138,7 +139,7 @@ def test_each_part_asks_for_its_place_when_it_is_used(tiny: Settings) -> None:
     model = read(tiny, placing, Precisions("float32", "float32", False))
     asked = GenerationRequest(prompt="a fox", width=64, height=64, steps=1, seed=1)
     with torch.no_grad():
-        model.prompts(asked, 1)
+        model.prompts(asked, Counting(1, (0,)))
         assert moves.here == {model.text}
         model.network(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 77, 32))
         assert moves.here == {model.network}
