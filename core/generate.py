@@ -16,12 +16,11 @@ from torch import Tensor
 
 from core.errors import NotFinite
 from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
-from core.images.pixels import pictures
 from core.passes import passes
 from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
 from core.run import Guide, House, Run, Walk, groups, masked_denoiser
-from core.sampling.guidance import Combine, Predictions, classifier_free
+from core.sampling.guidance import Combine, Predictions
 from core.sampling.masking import settled
 from core.sampling.state import Denoiser, State, walk
 from core.text.networks import wanted
@@ -136,10 +135,12 @@ def _painted(
     assert path is not None and latents is not None
     yield Decoding(images)
     # The walk may have ended with another model than it began with; both read the same latents.
-    for image, picture in zip(images, pictures(path.model.decode(latents)), strict=True):
+    for image, picture in zip(images, path.decoded(latents), strict=True):
         if path.picture is not None:
             picture = path.picture.put_back(picture)
-        yield ImageDone(image, picture, _alone(run.request, image), finished=finished)
+        alone = _alone(run.request, image)
+        picture = run.house.registry.finished(picture, alone)
+        yield ImageDone(image, picture, alone, finished=finished)
     return evaluations, asked
 
 
@@ -162,7 +163,7 @@ def _walked(
         if len(path.sigmas) < 2 or (state.index >= segment.last and not is_last):
             continue
         guide = yield from run.guide(path, segment)
-        combine = _kept(classifier_free(guide.cfg_scale), keep)
+        combine = _kept(guide.combine(), keep)
 
         denoiser_at = _denoisers(path, guide, combine, tape)
         then = time.perf_counter()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from core.additions import Wrapping
 from core.errors import RequestError
 from core.events import Event, Loaded, Loading, Note, Origin, Step
 from core.images.inputs import Inputs
@@ -28,6 +29,7 @@ from core.models.checkpoint import Checkpoint
 from core.models.store import Store
 from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
 from core.nn.attention import Attending
+from core.nn.seamless import seamless
 from core.passes import LATENT_UPSCALERS, Pass
 from core.registry import Registry
 from core.request import Branch, Fill, GenerationRequest
@@ -77,6 +79,13 @@ class Guide:
     attending: Attending
     wear: Callable[[], object]
     """Sees to it that the model has the segment's LoRAs, whoever used it meanwhile."""
+    tiling: bool = False
+    wrapping: Wrapping = Wrapping()
+    """What extensions put round guidance and the denoiser."""
+
+    def combine(self) -> Combine:
+        """How the answers to its prompts become one."""
+        return self.wrapping.combine(classifier_free(self.cfg_scale))
 
     def denoiser_at(self, index: int, combine: Combine | None = None) -> Denoiser:
         """The guided denoiser of one interval.
@@ -90,8 +99,20 @@ class Guide:
         predictor = Predictor(
             model.network, model.prediction, self.schedule, model.dtype, self.attending
         )
-        combine = combine or classifier_free(self.cfg_scale)
-        return guided(predictor, self.positive.at(index), negative, self.cfg_scale, combine)
+        combine = combine or self.combine()
+        positive = self.positive.at(index)
+        denoise = guided(predictor, positive, negative, self.cfg_scale, combine)
+        return self.wrapping.denoiser(self._tiling(denoise))
+
+    def _tiling(self, denoise: Denoiser) -> Denoiser:
+        if not self.tiling:
+            return denoise
+
+        def denoise_seamlessly(x: Tensor, sigma: Tensor) -> Tensor:
+            with seamless(self.model.network):
+                return denoise(x, sigma)
+
+        return denoise_seamlessly
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,11 @@ class Walk:
     def at(self, state: State) -> Walk:
         """The same walk from another state on."""
         return replace(self, start=state)
+
+    def decoded(self, latents: Tensor) -> list[Image]:
+        """The pictures of latents (b c h w)."""
+        with seamless(self.model.vae, self.part.request.tiling):
+            return pictures(self.model.decode(latents))
 
 
 @dataclass
@@ -204,14 +230,17 @@ class Run:
             concat = self._beside(walk, model)
             self.guides[key] = model.prompts(request, self._counting(walk), concat, embeddings)
         positive, negative = self.guides[key]
+        wrapping = self.house.registry.wrapping(request)
         return Guide(
             model=model,
             positive=positive,
             negative=negative,
             cfg_scale=request.cfg_scale,
             schedule=replace(model.schedule, rounds=request.schedule_options.round_timesteps),
-            attending=adapting.attending(model, wanted(request).hypernets),
+            attending=wrapping.attending(adapting.attending(model, wanted(request).hypernets)),
             wear=wear,
+            tiling=request.tiling,
+            wrapping=wrapping,
         )
 
     def _said(self, note: Note) -> Iterator[Note]:
@@ -272,7 +301,7 @@ class Run:
             return _noised(walk, latent_upscaled(latents, rows, columns, more.upscaler))
         size = columns * model.vae.config.shrink, rows * model.vae.config.shrink
         encoded = []
-        for small in pictures(model.decode(latents)):
+        for small in walk.decoded(latents):
             large = yield from larger_picture(self.house, more.upscaler, small, size)
             encoded.append(model.encode(pixels(large)[None].to(model.device)))
         return _noised(walk, torch.cat(encoded))

@@ -361,3 +361,24 @@ def test_recorded_predictions_are_what_guidance_was_made_of(house: House, tmp_pa
     for step in replays[1:]:
         (cond,), (uncond,), (guided,) = step.probes["cond"], step.probes["uncond"], step.estimates
         assert torch.equal(guided - (uncond + ASKED.cfg_scale * (cond - uncond)), guided * 0)
+
+
+def test_a_tiling_picture_has_no_edges(house: House) -> None:
+    """Noise moved round the edges by some cells moves the picture round them, and no more."""
+    from core.sampling import noise
+
+    wide = replace(ASKED, width=2 * SIZE)
+    request = replace(wide, tiling=True)
+    image, _ = run(request, house)
+    plain, _ = run(wide, house)
+    assert image.tobytes() != plain.tobytes()
+    cells = 8  # one of the coarsest level of the tiny U-Net
+    drawn = noise.SeededNoise.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            noise.SeededNoise, "draw", lambda self, n: torch.roll(drawn(self, n), cells, -1)
+        )
+        moved, _ = run(request, house)
+    assert image.tobytes() != moved.tobytes()
+    there = np.roll(np.asarray(image).astype(int), SIZE, axis=1)
+    assert np.abs(there - np.asarray(moved)).max() <= 1
