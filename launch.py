@@ -4,6 +4,7 @@
   python3 launch.py test [...]       set up, then run pytest; --slow: the slow tests as well
   python3 launch.py doctor [FLAGS]   say in words what is wrong with this set-up
   python3 launch.py generate [...]   set up, then make pictures from the terminal
+  python3 launch.py download WHAT    set up, then fetch a model (owner/name or an address)
 
 Flags; the environment variable COMMANDLINE_ARGS may hold some too:
   --listen              let other machines on the network in, with a token
@@ -450,7 +451,18 @@ def generate(place: Place, words: Sequence[str]) -> int:
     return hand_over([str(place.python), "-P", "-m", "core", *words], place)
 
 
-COMMANDS = {"start": start, "test": test, "doctor": doctor, "generate": generate}
+def download(place: Place, words: Sequence[str]) -> int:
+    set_up(place)
+    return hand_over([str(place.python), "-P", "-m", "core.models.download", *words], place)
+
+
+COMMANDS = {
+    "start": start,
+    "test": test,
+    "doctor": doctor,
+    "generate": generate,
+    "download": download,
+}
 
 
 def main(words: Sequence[str], place: Place) -> int:

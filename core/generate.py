@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import NotFinite
 from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
-from core.passes import passes
+from core.passes import checkpoints, passes
 from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
 from core.run import Guide, House, Run, Walk, groups, masked_denoiser
@@ -71,12 +71,13 @@ def generate(
     run = Run(request, house)
     evaluations = 0
     asked = Wish.GO_ON
-    for images in _waiting(request, house, progress):
-        resumed = progress if progress.state is not None and images == progress.images else None
-        count, asked = yield from _painted(run, images, resumed, wish)
-        evaluations += count
-        if asked is Wish.FINISH:
-            break
+    with house.store.room_for(len(checkpoints(request))):
+        for images in _waiting(request, house, progress):
+            resumed = progress if progress.state is not None and images == progress.images else None
+            count, asked = yield from _painted(run, images, resumed, wish)
+            evaluations += count
+            if asked is Wish.FINISH:
+                break
     yield Finished(
         time.perf_counter() - began,
         _peak_bytes(house.store.device),
@@ -135,7 +136,9 @@ def _painted(
     assert path is not None and latents is not None
     yield Decoding(images)
     # The walk may have ended with another model than it began with; both read the same latents.
-    for image, picture in zip(images, path.decoded(latents), strict=True):
+    decoded = path.decoded(latents)
+    yield from run.happened(path.model)
+    for image, picture in zip(images, decoded, strict=True):
         if path.picture is not None:
             picture = path.picture.put_back(picture)
         alone = _alone(run.request, image)

@@ -83,3 +83,9 @@ def _sides(request: GenerationRequest) -> tuple[int, int]:
 def kept_intervals(strength: float, steps: int) -> int:
     """Intervals walked of `steps`: A1111's int(min(s, 0.999) · n) + 1, and none for strength 0."""
     return 0 if strength <= 0 else int(min(strength, MOST_NOISE) * steps) + 1
+
+
+def checkpoints(request: GenerationRequest) -> frozenset[str]:
+    """Those that a resolved request goes back and forth between."""
+    parts = (request, request.enlarge, request.refine)
+    return frozenset(part.checkpoint for part in parts if part is not None and part.checkpoint)

@@ -173,7 +173,14 @@ class Run:
         if self.shown != model.fingerprint:
             self.shown = model.fingerprint
             yield announced(model, self.house.store.preview(model))
+            for remark in model.remarks:
+                yield from self._said(Note("model", remark))
         return model
+
+    def happened(self, model: Checkpoint) -> Iterator[Note]:
+        """What befell the model meanwhile that a person should hear."""
+        for text in model.taken_notes():
+            yield from self._said(Note("precision", text))
 
     def walk(
         self, part: Pass, images: tuple[int, ...], latents: Tensor | None

@@ -39,7 +39,7 @@ ROOMS = {
     "core.adapters": (f"{PLAIN} core.nn", f"{TORCH} safetensors"),
     "core.models": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters",
-        f"{TORCH} safetensors transformers",
+        f"{TORCH} safetensors transformers yaml huggingface_hub",
     ),
     # Shelf entries load what they name when they are asked for it.
     "core.entries": (f"{PLAIN} core.sampling", ""),
@@ -58,7 +58,7 @@ ROOMS = {
     # What the walks of one request share; `generate` tells the story with it.
     "core.run": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
-        " core.passes core.levels core.registry",
+        " core.passes core.levels core.additions core.registry",
         "torch PIL",
     ),
     "core.generate": (
@@ -74,7 +74,7 @@ ROOMS = {
     # Capsules and pixels are read when they are asked for.
     "core.gallery": (f"{PLAIN} core.images core.registry", "PIL"),
     "core.engine": (f"{BELOW_ENGINE} core.gallery", "torch psutil PIL"),
-    "core.extend": (f"{PLAIN} core.registry", "pluggy packaging"),
+    "core.extend": (f"{PLAIN} core.entries core.additions core.registry", "pluggy packaging"),
     # The small model that ships: how it was drawn, trained and measured. Nobody leans on it.
     "core.pocket": (
         f"{PLAIN} core.nn core.models core.registry core.generate",
@@ -83,8 +83,8 @@ ROOMS = {
     "core.__init__": ("core", ""),
     "core.__main__": ("core", "psutil"),
     "webui": (
-        f"{PLAIN} core.registry core.resolve core.gallery core.engine core.extend core.trace"
-        " core.images core.models.catalog core.text.prompt core.text.tokenizer",
+        f"{PLAIN} core.additions core.registry core.resolve core.gallery core.engine core.extend"
+        " core.trace core.images core.models.catalog core.text.prompt core.text.tokenizer",
         "gradio fastapi starlette pydantic uvicorn websockets PIL psutil segno platformdirs yaml",
     ),
     "launch": ("webui.flags", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -316,7 +317,25 @@ def test_a_folder_that_may_not_be_written_ends_in_a_sentence(place, capsys):
 
 def test_an_unknown_command_names_those_there_are(place, capsys):
     assert launch.main(["strat"], place) == 2
-    assert "start, test, doctor, generate" in capsys.readouterr().out
+    assert "start, test, doctor, generate, download" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("generate", "core"), ("download", "core.models.download")]
+)
+def test_a_command_of_core_is_handed_its_words(command, module, place, monkeypatch):
+    launch.write_stamp(place, [])
+    handed = []
+    monkeypatch.setattr(launch, "hand_over", lambda words, place: handed.append(words) or 0)
+    assert launch.main([command, "owner/name", "--file", "x"], place) == 0
+    assert handed == [[str(place.python), "-P", "-m", module, "owner/name", "--file", "x"]]
+
+
+def test_download_says_what_it_takes():
+    command = [sys.executable, "-m", "core.models.download", "not a source"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "'not a source' is no repository (owner/name) and no address" in done.stderr
 
 
 def test_the_doctor_speaks_before_anything_is_installed(tmp_path, capsys):

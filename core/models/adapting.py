@@ -63,7 +63,9 @@ class Adapting:
         """
         files = self._embeddings()
         texts = [(request.prompt, False), (request.negative_prompt, True)]
-        return known(model.tokenizer, model.text.widths, files, texts, request.steps)
+        return known(
+            model.tokenizer, model.text.widths, files, texts, request.steps, request.emphasis
+        )
 
     def named(self, request: GenerationRequest) -> tuple[EmbeddingFile, ...]:
         """The embeddings of any model that the request's prompts name."""

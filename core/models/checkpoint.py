@@ -59,6 +59,7 @@ class Checkpoint:
     """What a person should hear when it is used: a part that came from another file."""
     _happened: list[str] = field(default_factory=list, init=False)
     _worn: list[Kept] = field(default_factory=list, init=False)
+    _wearing: list[Use] = field(default_factory=list, init=False)
 
     def taken_notes(self) -> tuple[str, ...]:
         """What happened since the last time that a person should hear: a fallback."""
@@ -76,7 +77,13 @@ class Checkpoint:
             if not uses:
                 return ()
             self._worn.append(Kept(parts_of(self)))
-        return self._worn[0].use(uses)
+        if list(uses) != self._wearing:
+            # What is taken off must find the rest where it left it.
+            self.placing.rest(self.network, self.text)
+            self._wearing.clear()
+        applied = self._worn[0].use(uses)
+        self._wearing[:] = uses
+        return applied
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c h w) of a picture of so many pixels."""

@@ -19,7 +19,9 @@ from core.models.adapters import tensors_of
 from core.models.files import Header
 from core.models.kinds import Kind, misplaced
 from core.models.layouts import read_file_header
+from core.request import Emphasis
 from core.text.embeddings import MAX_VECTORS, Embedding, fitting
+from core.text.prompt import lifted
 from core.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -139,6 +141,7 @@ def known(
     files: Iterable[EmbeddingFile],
     texts: Sequence[tuple[str, bool]],
     steps: int,
+    emphasis: Emphasis = Emphasis.ORIGINAL,
 ) -> Known:
     """The embeddings that some prompts use; only their files are read.
 
@@ -154,28 +157,47 @@ def known(
     fit = {n: f for n, f in by_name.items() if fitting(f.embedding.widths, widths) is not None}
     misfit = [file.embedding for name, file in by_name.items() if name not in fit]
     knowing = tokenizer.knowing(file.embedding for file in fit.values())
-    used = _used(knowing, texts, steps)
-    notes = []
-    for name in _used(tokenizer.knowing(misfit), texts, steps):
-        notes.append(_misfit(by_name[name].embedding, widths))
-    vectors = {}
+
+    def used_by(reader: Tokenizer) -> dict[str, None]:
+        return {
+            name: None
+            for text, negative in texts
+            for name in reader.embeddings_in(
+                lifted(text)[0], steps, negative=negative, emphasis=emphasis
+            )
+        }
+
+    vectors, used = _Vectors(fit, widths), used_by(knowing)
+    notes = [
+        _misfit(by_name[name].embedding, widths) for name in used_by(tokenizer.knowing(misfit))
+    ]
     for name in used:
-        parts = read_embedding(fit[name].path, name)
-        chosen = fitting(tuple(part.shape[1] for part in parts), widths)
-        if chosen is None or parts[0].shape[0] != fit[name].embedding.count:
-            raise AdapterError(f"{fit[name].path.name} has changed since it was looked at")
-        vectors[name] = tuple(parts[i] for i in chosen)
+        vectors.read(name)
         if tokenizer.is_ordinary(name):
             notes.append(f"the embedding {name!r} stands in for the ordinary word {name!r}")
     return Known(knowing, vectors, tuple(fit[name] for name in used), tuple(notes))
 
 
-def _used(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]], steps: int) -> dict[str, None]:
-    return {
-        name: None
-        for text, negative in texts
-        for name in tokenizer.embeddings_in(text, steps, negative=negative)
-    }
+class _Vectors(dict[str, "tuple[Tensor, ...]"]):
+    """Vectors by name, read when they are first asked for: which wordings a walk comes to depends
+    on how its sampler counts steps."""
+
+    def __init__(self, files: Mapping[str, EmbeddingFile], widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self._files = files
+        self._widths = widths
+
+    def __missing__(self, name: str) -> tuple[Tensor, ...]:
+        self.read(name)
+        return self[name]
+
+    def read(self, name: str) -> None:
+        file = self._files[name]
+        parts = read_embedding(file.path, name)
+        chosen = fitting(tuple(part.shape[1] for part in parts), self._widths)
+        if chosen is None or parts[0].shape[0] != file.embedding.count:
+            raise AdapterError(f"{file.path.name} has changed since it was looked at")
+        self[name] = tuple(parts[i] for i in chosen)
 
 
 def _misfit(embedding: Embedding, widths: tuple[int, ...]) -> str:

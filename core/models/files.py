@@ -174,7 +174,7 @@ def other_kind(beginning: bytes) -> str | None:
     if beginning.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return PAGE
     if beginning.startswith(b"\x80\x02"):
-        return "a checkpoint of torch before version 1.6; save it anew"
+        return "a pickle"
     if beginning.startswith(b"PK\x03\x04"):
         return "an archive, as torch writes them"
     if beginning.startswith(b"GGUF"):

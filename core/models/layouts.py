@@ -14,6 +14,7 @@ from typing import Any
 from core.errors import FileError
 from core.models.family import UNET, VAE
 from core.models.files import Header, TensorInfo, read_header
+from core.models.old_pickles import BEGINNING
 from core.models.pickles import read_pickle_header
 
 _RESNET = {
@@ -155,7 +156,7 @@ def read_file_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            is_archive = file.read(4) == b"PK\x03\x04"
+            is_archive = file.read(4).startswith((b"PK\x03\x04", BEGINNING[:2]))
     except OSError:
         is_archive = False  # read_header says what is wrong
     return read_pickle_header(path) if is_archive else read_header(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.errors import FileError
 from core.models.files import Header, TensorInfo
+from core.models.old_pickles import BEGINNING, read_old_contents
 
 DTYPES = {
     "float16": "F16",
@@ -62,16 +63,14 @@ def read_pickle_header(path: Path) -> Header:
     """The header of a torch file.
 
     Raises:
-        FileError: it is damaged, of torch before 1.6, holds something other than weights, or asks
-            for code to be run.
+        FileError: it is damaged, holds something other than weights, or asks for code to be run.
     """
-    _check_records(path)
-    found = _loaded(path)
+    found = read_pickle_contents(path)
     for name in INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
             break
-    tensors = {name: _place(path, name, tensor) for name, tensor in _tensors(found)}
+    tensors = dict(_tensors(found))
     if not tensors:
         raise FileError(f"{path.name} holds no weights")
     return Header(path, tensors, {})
@@ -83,8 +82,19 @@ def read_pickle_contents(path: Path) -> Any:
     Raises:
         FileError: as `read_pickle_header`.
     """
+    if is_old(path):
+        return read_old_contents(path)
     _check_records(path)
     return _placed(path, _loaded(path), "", 0)
+
+
+def is_old(path: Path) -> bool:
+    """Whether it is no archive but a bare pickle, as torch before 1.6 wrote them."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == BEGINNING[:2]
+    except OSError:
+        return False  # whoever reads on says what is wrong
 
 
 def _placed(path: Path, found: Any, name: str, depth: int) -> Any:
@@ -100,9 +110,9 @@ def _placed(path: Path, found: Any, name: str, depth: int) -> Any:
     return found if isinstance(found, str | int | float | bool) else None
 
 
-def _tensors(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _tensors(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorInfo]]:
     """Every tensor with its name: `768.0.linear.0.weight` within tables and lists."""
-    if hasattr(found, "untyped_storage"):
+    if isinstance(found, TensorInfo):
         yield prefix, found
     elif depth < MAX_NESTING and isinstance(found, Mapping | list | tuple):
         items = found.items() if isinstance(found, Mapping) else enumerate(found)

@@ -75,6 +75,11 @@ class Placing:
                 self._move(part, CPU)
                 self._here.discard(part)
 
+    def rest(self, *parts: nn.Module) -> None:
+        """Takes parts to where they wait: off the device, unless there is plenty of memory."""
+        if self.memory != "plenty":
+            self.leave(*parts)
+
     def passing(self, blocks: Iterator[nn.Module]) -> Iterator[nn.Module]:
         """Block after block, each on the device only while it is the current one."""
         for block in blocks:

@@ -113,6 +113,7 @@ class Store:
             dropped = True
         for kept in list(self._kept.values())[: -self._room]:
             model = kept.checkpoint
+            model.wear(())  # else what its LoRAs replaced would stay on the device
             self.placing.leave(model.network, model.vae, model.text)
         if dropped:
             gc.collect()  # modules hold themselves in cycles; the last one goes now, not later

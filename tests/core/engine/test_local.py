@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from core.engine.engine import DecodeStep
 from core.engine.job import Job, JobState
@@ -21,7 +22,7 @@ from core.events import Finished, ImageDone, Note, Started, Step
 from core.registry import built_in
 from core.request import GenerationRequest
 from core.settings import Settings, default_settings
-from tests.tiny import write_sd1
+from tests.tiny import sd1_tensors, write_sd1
 
 ASKED = GenerationRequest(prompt="an apple", checkpoint="tiny", seed=3, steps=3)
 PATIENCE = 60
@@ -264,3 +265,102 @@ def test_recordings_stay_within_their_quota(settings: Settings) -> None:
         job = engine.submit(ASKED)
         assert job.wait(PATIENCE)
     assert not list(settings.traces_dir.glob("*.trace"))
+
+
+def test_two_people_never_see_each_others_effects(settings: Settings) -> None:
+    """Jobs of two checkpoints, mixed, come out as they do alone."""
+    write_sd1(settings.models_dir / "Stable-diffusion/other.safetensors", other_weights())
+    asked = [ASKED, replace(ASKED, checkpoint="other", clip_skip=2), replace(ASKED, seed=9)]
+    alone = []
+    for request in asked:
+        with running(settings) as engine:
+            job = engine.submit(request)
+            assert job.wait(PATIENCE)
+            alone.append(image(job))
+    with running(settings) as engine:
+        engine.pause(True)
+        jobs = [engine.submit(request, f"owner {i}") for i, request in enumerate(asked)]
+        engine.pause(False)
+        assert all(job.wait(PATIENCE) for job in jobs)
+    assert [image(job) for job in jobs] == alone
+    assert alone[0] != alone[1]
+
+
+def other_weights() -> dict[str, Tensor]:
+    return {name: tensor * 1.1 for name, tensor in sd1_tensors().items()}
+
+
+def test_a_pause_and_an_order_outlast_the_process(settings: Settings) -> None:
+    with running(settings) as engine:
+        engine.pause(True)
+        first, second = engine.submit(ASKED, "me"), engine.submit(ASKED, "me")
+        engine.arrange([second.id, first.id], "me")
+        assert engine.place(first) == 1
+        with pytest.raises(RequestError):
+            engine.arrange([first.id], "somebody else")
+    with running(settings) as engine:
+        assert engine.is_paused()
+        assert engine.place(engine.job(first.id)) == 1
+        engine.pause(False)
+        assert engine.job(first.id).wait(PATIENCE)
+
+
+KILLED = """
+import os, sys, threading, time
+from pathlib import Path
+from core.settings import default_settings
+from tests.core.engine.test_local import *
+import core.engine.local as local
+from core.engine.queue import Queue
+at, point = int(sys.argv[2]), sys.argv[3]
+seen = 0
+def die(*_): os.kill(os.getpid(), 9)
+def counted(function, after):
+    def call(*a, **k):
+        global seen
+        if not after and seen == at: die()
+        result = function(*a, **k)
+        if after and seen == at: die()
+        seen += 1
+        return result
+    return call
+if point == "publish": Job.publish = counted(Job.publish, False)
+if point == "begin": Queue.begin = counted(Queue.begin, True)
+if point == "end": Queue.end = counted(Queue.end, False)
+engine = LocalEngine(default_settings(Path(sys.argv[1])), built_in())
+for job in engine.jobs():
+    job.wait(60)
+time.sleep(1)
+"""
+
+
+def killed(folder: Path, at: int, point: str) -> None:
+    """An engine over the queue in `folder` that is killed at the `at`-th such point."""
+    command = [sys.executable, "-c", KILLED, str(folder), str(at), point]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("point", "at"),
+    [("begin", 0), *(("publish", n) for n in range(11)), ("end", 0)],
+)
+def test_kill_9_at_each_step_resumes_to_the_same_bytes(
+    settings: Settings, tmp_path: Path, point: str, at: int
+) -> None:
+    """Two images of three steps each; the process dies before the n-th event is told."""
+    with running(settings) as engine:
+        expected = engine.submit(replace(ASKED, images=2))
+        assert expected.wait(PATIENCE)
+    wanted = [e.image.tobytes() for e in expected.events() if isinstance(e, ImageDone)]
+    queue = Queue(settings.data_dir / "queue.sqlite3")
+    queue.add(Row("doomed", "local", expected.request, time.time(), JobState.WAITING, 0, None))
+    queue.close()
+    killed(tmp_path, at, point)
+    with running(settings) as engine:
+        job = engine.job("doomed")
+        assert job.wait(PATIENCE)
+        assert job.state is JobState.FINISHED
+        made = {e.index: e.image.tobytes() for e in job.events() if isinstance(e, ImageDone)}
+        assert [made[0], made[1]] == wanted

@@ -135,9 +135,7 @@ def test_a_masked_picture_and_a_second_pass_can_be_looked_into(house: House) -> 
     assert seen.guided(7).shape == estimates(job)[0].shape
 
 
-def test_a_branch_is_looked_into_without_the_run_it_came_from(
-    house: House, tmp_path: Path
-) -> None:
+def test_a_branch_is_looked_into_without_the_run_it_came_from(house: House, tmp_path: Path) -> None:
     trunk = Job(resolve(ASKED, house.catalog, REGISTRY), "me")
     path = Path(house.inputs.path("0" * 64)).parents[1] / f"{trunk.id}.trace"  # type: ignore[union-attr]
     list(recorded(generate(trunk.request, house), path))

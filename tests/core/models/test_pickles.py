@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -120,12 +122,70 @@ def test_a_checkpoint_paints_the_same_from_either_kind_of_file(settings: Setting
     assert painted[0] == painted[1]
 
 
-def test_a_legacy_torch_file_says_so(settings: Settings) -> None:
+def test_a_bare_pickle_is_not_opened(settings: Settings) -> None:
     folder = settings.models_dir / "Stable-diffusion"
     folder.mkdir(parents=True)
     with (folder / "legacy.ckpt").open("wb") as file:
         pickle.dump({"a": 1}, file, protocol=2)
     write_checkpoint(folder / "fine.safetensors", checkpoint_tensors("sd1"))
     catalog = Catalog(settings)
-    assert "before version 1.6" in catalog.unreadable()["legacy"]
+    assert "a pickle, and none of torch's" in catalog.unreadable()["legacy"]
     assert catalog.checkpoints()[0].name == "fine"
+
+
+# --- files of torch before 1.6 -------------------------------------------------------------------
+
+
+def write_old(path: Path, contents: object) -> Path:
+    torch.save(contents, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_a_file_of_old_torch_holds_the_same_numbers(tmp_path: Path) -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    weights = OrderedDict(
+        a=base,
+        b=base.flatten()[3:9],  # within the same storage
+        c=torch.ones(5, dtype=torch.float16),
+        d=torch.tensor(7),
+        e=torch.nn.Parameter(torch.randn(2, 3, 1, 1)),
+        f=torch.zeros(0),
+        g=torch.randn(3).bfloat16(),
+    )
+    path = write_old(tmp_path / "old.pth", {"params_ema": weights, "iteration": 5})
+    header = read_pickle_header(path)
+    assert list(header.tensors) == list(weights)
+    for name, tensor in read_tensors(header, {name: name for name in weights}):
+        assert torch.equal(tensor, weights[name].detach())
+
+
+def test_an_old_file_is_cut_off_anywhere_and_says_so(tmp_path: Path) -> None:
+    whole = write_old(tmp_path / "old.pth", {"a": torch.randn(8, 8)}).read_bytes()
+    for length in range(len(whole)):
+        path = tmp_path / "cut.pth"
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileError):
+            read_pickle_header(path)
+
+
+class Thief:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("echo stolen",)
+
+
+def test_an_old_file_runs_no_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_old(tmp_path / "bad.pth", {"a": torch.ones(1), "b": Thief()})
+    with pytest.raises(FileError, match="asks for code to be run"):
+        read_pickle_header(path)
+    assert "stolen" not in capfd.readouterr().out
+
+
+def test_an_old_file_that_claims_too_much_is_refused(tmp_path: Path) -> None:
+    content = write_old(tmp_path / "old.pth", {"a": torch.ones(4)}).read_bytes()
+    (tmp_path / "lies.pth").write_bytes(
+        content.replace(
+            struct.pack("<q", 4) + b"\0\0\x80?", struct.pack("<q", 2**40) + b"\0\0\x80?"
+        )
+    )
+    with pytest.raises(FileError, match="claims more numbers"):
+        read_pickle_header(tmp_path / "lies.pth")

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.adapters.lora import lora
+from core.adapters.patch import Use
 from core.engine.answers import exhausted
 from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
@@ -145,6 +147,27 @@ def test_each_part_asks_for_its_place_when_it_is_used(tiny: Settings) -> None:
         assert moves.here == {model.network}
         model.decode(torch.zeros(1, 4, 8, 8))
         assert moves.here == {model.vae}
+
+
+LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def test_loras_go_on_and_off_where_the_weights_wait(tiny: Settings) -> None:
+    """What they replace lies aside, and must find its network where it left it."""
+    moves = Moves()
+    placing = Placing(CPU, "plenty", moves)
+    model = read(tiny, placing, Precisions("float32", "float32", False))
+    placing.memory, placing.device = "medvram", torch.device("cpu", 0)
+    placing._here.clear()
+    factors = {f"{LAYER}.lora_down.weight": torch.ones(2, 32)}
+    factors[f"{LAYER}.lora_up.weight"] = torch.ones(64, 2)
+    use = Use(lora("ink", factors, {}))
+    stayed = []
+    for uses in ([use], [use], []):
+        placing.need(model.network)
+        model.wear(uses)
+        stayed.append(model.network in moves.here)
+    assert stayed == [False, True, False]  # the same again moves nothing
 
 
 def test_checkpoints_beyond_the_first_wait_in_plain_memory(tiny: Settings) -> None:

@@ -13,7 +13,7 @@ from core.engine.answers import exhausted
 from core.errors import RequestError
 from core.models.catalog import Catalog
 from core.models.store import Store, chosen_device
-from core.settings import Settings, default_settings, read_settings
+from core.settings import Settings, default_settings
 from tests.tiny import checkpoint_tensors, write_checkpoint
 
 
@@ -67,18 +67,3 @@ def test_a_file_that_changed_is_read_again(two: Settings) -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(RequestError, match="nonesuch"):
         chosen_device("nonesuch")
-
-
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("checkpoints_in_memory = 0", "whole number from 1"),
-        ('precision = "float8"', "bfloat16"),
-        ("colour = 3", "no setting named 'colour'"),
-        ("= 3", "TOML"),
-    ],
-)
-def test_settings_that_make_no_sense_are_named(text: str, hint: str, tmp_path: Path) -> None:
-    (tmp_path / "vitrine.toml").write_text(text)
-    with pytest.raises(Exception, match=hint):
-        read_settings(tmp_path)

@@ -1,4 +1,4 @@
-"""Watching attention: true to the tensors it sees, without a trace in the output, in little memory."""
+"""Watching attention: true to what it sees, without a trace in the output, in little memory."""
 
 from __future__ import annotations
 

@@ -437,6 +437,24 @@ def test_a_request_gets_the_embeddings_it_names(files: list[EmbeddingFile]) -> N
     assert shadow == "the embedding 'red' stands in for the ordinary word 'red'"
 
 
+def test_a_wording_that_even_steps_never_come_to_has_its_vectors_too(
+    files: list[EmbeddingFile],
+) -> None:
+    """Some samplers count more steps than others."""
+    found = known(PLAIN, WIDTHS, files, [("[a:qzxv:4]", False)], 4)
+    assert found.used == ()
+    assert torch.equal(found.vectors["qzxv"][0], drawn(2, 1))
+
+
+def test_names_are_found_by_the_grammar_asked_for_and_not_in_tags(
+    files: list[EmbeddingFile],
+) -> None:
+    asked = [("[a:qzxv:500] <lora:red:1>", False)]
+    assert known(PLAIN, WIDTHS, files, asked, 4).used == ()
+    comfy = known(PLAIN, WIDTHS, files, asked, 4, Emphasis.COMFY)
+    assert [file.embedding.name for file in comfy.used] == ["qzxv"]
+
+
 def test_a_file_that_changed_since_it_was_looked_at_is_noticed(files: list[EmbeddingFile]) -> None:
     (file,) = [file for file in files if file.embedding.name == "qzxv"]
     save_file({"emb_params": torch.ones(5, tiny.WIDTH)}, file.path)
