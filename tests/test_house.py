@@ -84,7 +84,8 @@ ROOMS = {
     "core.__main__": ("core", "psutil"),
     "webui": (
         f"{PLAIN} core.additions core.registry core.resolve core.gallery core.engine core.extend"
-        " core.trace core.images core.models.catalog core.text.prompt core.text.tokenizer",
+        " core.trace core.images core.models.catalog core.models.embeddings core.models.kinds"
+        " core.passes core.text.networks core.text.prompt core.text.styles core.text.tokenizer",
         "gradio fastapi starlette pydantic uvicorn websockets PIL psutil segno platformdirs yaml",
     ),
     "launch": ("webui.flags", ""),

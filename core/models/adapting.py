@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from core.adapters.hypernetwork import Hypernetwork, check_fits, hypernetwork_sources
 from core.adapters.lora import Lora
 from core.adapters.patch import Applied, Use
-from core.errors import VitrineError
 from core.models.adapters import read_hypernetwork, read_lora
 from core.models.catalog import Catalog, Kind
 from core.models.checkpoint import Checkpoint
-from core.models.embeddings import EmbeddingFile, Known, inspect_embedding, known
+from core.models.embeddings import EmbeddingFile, Known, Shelf, known
 from core.nn.attention import PLAIN, Attending
 from core.request import GenerationRequest, HypernetUse, LoraUse
 from core.text.tokenizer import Tokenizer
@@ -30,6 +29,7 @@ class Adapting:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
+        self._shelf = Shelf(catalog)
         self._files: OrderedDict[tuple[Path, int, int], object] = OrderedDict()
 
     def put_on(self, model: Checkpoint, uses: Sequence[LoraUse]) -> tuple[Applied, ...]:
@@ -61,7 +61,7 @@ class Adapting:
         Raises:
             FileError, AdapterError: one of them can't be read.
         """
-        files = self._embeddings()
+        files = self._shelf.files()
         texts = [(request.prompt, False), (request.negative_prompt, True)]
         return known(
             model.tokenizer, model.text.widths, files, texts, request.steps, request.emphasis
@@ -69,7 +69,7 @@ class Adapting:
 
     def named(self, request: GenerationRequest) -> tuple[EmbeddingFile, ...]:
         """The embeddings of any model that the request's prompts name."""
-        files = {file.embedding.name: file for file in self._embeddings()}
+        files = {file.embedding.name: file for file in self._shelf.files()}
         if not files:
             return ()
         tokenizer = Tokenizer().knowing(file.embedding for file in files.values())
@@ -82,13 +82,6 @@ class Adapting:
             )
         }
         return tuple(files[name] for name in names)
-
-    def _embeddings(self) -> Iterator[EmbeddingFile]:
-        for file in self._catalog.files(Kind.EMBEDDING):
-            name = Path(file.name).name
-            inspected = self._remembered(file.path, lambda path, n=name: _inspected(path, n))  # type: ignore[misc]
-            if inspected is not None:
-                yield inspected
 
     def _use(self, use: LoraUse) -> Use:
         file = self._catalog.file(Kind.LORA, use.name, "prompt")
@@ -110,15 +103,6 @@ class Adapting:
         for old in heavy[:-KEPT_FILES]:
             del self._files[old]
         return self._files[key]  # type: ignore[return-value]
-
-
-def _inspected(path: Path, name: str) -> EmbeddingFile | None:
-    """None for what is no embedding; the models page says why."""
-    try:
-        embedding = inspect_embedding(path, name)
-    except VitrineError:
-        return None
-    return None if embedding is None else EmbeddingFile(embedding, path)
 
 
 def told(applied: Applied, use: LoraUse) -> tuple[str, str]:

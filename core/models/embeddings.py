@@ -11,11 +11,12 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.adapters.names import titled
-from core.errors import AdapterError, FileError
+from core.errors import AdapterError, FileError, VitrineError
 from core.models.adapters import tensors_of
+from core.models.catalog import Catalog, ModelFile
 from core.models.files import Header
 from core.models.kinds import Kind, misplaced
 from core.models.layouts import read_file_header
@@ -40,6 +41,34 @@ class EmbeddingFile:
 
     embedding: Embedding
     path: Path
+
+
+_Version: TypeAlias = tuple[Path, int, float]
+
+
+class Shelf:
+    """The embeddings of a catalog; each file's header is read once for each version of it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._seen: dict[_Version, EmbeddingFile | None] = {}
+
+    def files(self) -> tuple[EmbeddingFile, ...]:
+        """By name. What is no embedding, or damaged, is left out; the models page says why."""
+        known, seen = self._seen, {}
+        for file in self._catalog.files(Kind.EMBEDDING):
+            version = file.path, file.size, file.modified
+            seen[version] = known[version] if version in known else _inspected(file)
+        self._seen = seen
+        return tuple(found for found in seen.values() if found is not None)
+
+
+def _inspected(file: ModelFile) -> EmbeddingFile | None:
+    try:
+        embedding = inspect_embedding(file.path, Path(file.name).name)
+    except VitrineError:
+        return None
+    return None if embedding is None else EmbeddingFile(embedding, file.path)
 
 
 def inspect_embedding(path: Path, name: str | None = None) -> Embedding | None:

@@ -12,19 +12,20 @@ let turn = 0;
 export function reading(values) {
   const text = values.prompt ?? "";
   const steps = Math.max(1, Math.round(Number(values.steps)) || 20);
-  const key = `${steps} ${text}`;
+  const emphasis = values.emphasis ?? "original";
+  const key = `${steps} ${emphasis} ${text}`;
   if (key === last) return;
   last = key;
   clearTimeout(pause);
-  pause = setTimeout(() => read(text, steps), PAUSE_MS);
+  pause = setTimeout(() => read(text, steps, emphasis), PAUSE_MS);
 }
 
-async function read(text, steps) {
+async function read(text, steps, emphasis) {
   const mine = ++turn;
   const told = await asked("/api/tokens", {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ text, steps }),
+    body: JSON.stringify({ text, steps, emphasis }),
   }).catch(() => null);
   const count = part("token-count");
   if (!told || !count || mine !== turn) return;
@@ -33,7 +34,8 @@ async function read(text, steps) {
     `${told.tokens} of ${told.room} tokens` + (chunks > 1 ? ` in ${chunks} chunks` : "");
   part("token-list").replaceChildren(
     ...told.parts.flatMap((one, i) => shownPart(one, told.parts.length > 1 ? i + 1 : 0)),
-    ...told.left_out.map((tag) => made("p", { className: "v-muted" }, `${tag} is not read as words.`)),
+    ...told.embeddings.map(shownEmbedding),
+    ...told.networks.map(shownNetwork),
   );
 }
 
@@ -45,12 +47,24 @@ function shownPart(one, number) {
   return [...title, ...lists];
 }
 
+function shownEmbedding(one) {
+  const vectors = one.vectors === 1 ? "1 vector" : `${one.vectors} vectors`;
+  const word = one.is_ordinary ? " It stands in for the ordinary word of that name." : "";
+  const text = `Embedding ${one.name}: ${vectors}, for ${one.made_for}.${word}`;
+  return made("p", { className: "v-muted" }, text);
+}
+
+function shownNetwork(one) {
+  const text = one.problem ? `${one.tag} ${one.problem}` : `${one.tag} is applied, not read as words.`;
+  return made("p", { className: one.problem ? "v-problem" : "v-muted" }, text.trim());
+}
+
 function shownToken(token) {
   const weight = token.weight === 1 ? "" : ` ×${token.weight.toFixed(2).replace(/0$/, "")}`;
   return made(
     "li",
     {},
     made("span", { className: "word" }, token.text || "·"),
-    made("small", {}, `${token.id}${weight}`),
+    made("small", {}, token.vector ? `${token.vector} of ${token.vectors}${weight}` : `${token.id}${weight}`),
   );
 }
