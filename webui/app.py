@@ -16,31 +16,110 @@ from starlette.exceptions import HTTPException
 
 from core.engine.engine import Engine
 from core.errors import FileError, VitrineError
+from core.extend.house import Extensions
+from core.gallery import Gallery
+from core.images.inputs import Inputs
 from core.settings import Settings
-from webui import assets, catalog, drop, reading, stream
+from webui import (
+    assets,
+    cards,
+    catalog,
+    drop,
+    explain,
+    extending,
+    extras,
+    gallery,
+    house,
+    info,
+    levels,
+    pictures,
+    race,
+    reading,
+    reels,
+    schema,
+    sdapi,
+    shell,
+    stream,
+)
+from webui import settings as settings_routes
 from webui.gate import Gate, Rules
+from webui.guests import Links, Presence
 from webui.pages import create
+from webui.pages import explain as explain_page
+from webui.pages import extensions as extensions_page
+from webui.pages import extras as extras_page
+from webui.pages import gallery as gallery_page
+from webui.pages import info as info_page
+from webui.pages import models as models_page
+from webui.pages import settings as settings_page
+from webui.people import People
+from webui.shell import Tab
 from webui.theme import theme
 
 MAX_FILE = "64mb"
 
+TABS = (
+    Tab("create", "Create", create.tab),
+    Tab("gallery", "Gallery", gallery_page.tab),
+    Tab("explain", "Explain", explain_page.tab),
+    Tab("models", "Models", models_page.tab),
+    Tab("info", "PNG info", info_page.tab),
+    Tab("extras", "Extras", extras_page.tab),
+    Tab("settings", "Settings", settings_page.tab),
+    Tab("extensions", "Extensions", extensions_page.tab),
+)
+"""The pages, in their order; one line each."""
 
-def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
+STYLES = ("vitrine.css", "shell.css", "stage.css", "create.css")
+"""Of the first page; the others bring their own."""
+
+
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    gate: Rules,
+    extensions: Extensions | None = None,
+    rights: extending.Rights | None = None,
+    root: Path | None = None,
+) -> FastAPI:
     """The whole server: gate, own routes, page.
 
     Args:
         engine: what runs the requests.
+        extensions: those that are there; None: none.
+        rights: who may change them; None: the machine's own user.
+        root: the folder of vitrine.toml; None: the one that holds the data folder.
     """
+    extensions = extensions or extending.nothing(engine, settings)
     _own_temporary_folder(settings.data_dir / "gradio-uploads")
     # No pages of documentation: FastAPI's fetch their scripts from another host.
     app = FastAPI(title="Vitrine", docs_url=None, redoc_url=None, openapi_url=None)
     files = assets.read_assets()
     stage = stream.Stage(engine)
+    made = getattr(engine, "gallery", None) or Gallery(settings.data_dir / "gallery.sqlite3")
     app.include_router(assets.routes(files))
     app.include_router(stream.routes(stage))
     app.include_router(catalog.routes(engine))
     app.include_router(drop.routes(engine))
-    app.include_router(reading.routes())
+    app.include_router(reading.routes(engine.catalog))
+    app.include_router(info.routes(stage))
+    app.include_router(explain.routes(stage))
+    app.include_router(reels.routes(stage))
+    app.include_router(race.routes(stage))
+    app.include_router(cards.routes(engine, settings))
+    app.include_router(gallery.routes(made, engine, settings))
+    app.include_router(extras.routes(engine, settings, made))
+    app.include_router(levels.routes(engine))
+    app.include_router(pictures.routes(Inputs(settings.data_dir / "inputs")))
+    links, presence = Links(settings.data_dir / "links.json"), Presence()
+    app.include_router(house.routes(stage, links, presence, gate))
+    app.include_router(schema.routes())
+    people = People(settings.data_dir / "people.sqlite3")
+    home = settings.data_dir.parent if root is None else root
+    app.include_router(settings_routes.routes(settings, engine.catalog, home, people))
+    if gate.has_sdapi:
+        app.include_router(sdapi.routes(stage, settings, people))
+    extending.host(app, extensions, engine, settings, rights or extending.Rights())
     app.add_exception_handler(VitrineError, _sentence)
     app.add_exception_handler(HTTPException, _plain)
 
@@ -48,10 +127,11 @@ def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
     def favicon() -> Response:
         return Response(files.files["favicon.svg"], media_type="image/svg+xml")
 
-    page = create.page(stage, engine, files)
     gr.mount_gradio_app(
         app,
-        page,
+        shell.page(
+            (*TABS, *extending.tabs(extensions)), stage, engine, settings, files, extensions
+        ),
         path="/",
         theme=theme(),
         css=None,
@@ -66,7 +146,7 @@ def create_app(engine: Engine, settings: Settings, gate: Rules) -> FastAPI:
         mcp_server=False,
         blocked_paths=[str(settings.data_dir), str(settings.models_dir)],
     )
-    app.add_middleware(Gate, rules=gate)
+    app.add_middleware(Gate, rules=gate, links=links, presence=presence)
     return app
 
 
@@ -84,14 +164,15 @@ def _own_temporary_folder(folder: Path) -> None:
 
 
 def _head(files: assets.Assets) -> str:
-    """Our styles and scripts; every module is named, so none waits for another to ask for it."""
-    modules = [name for name in files.files if name.endswith(".js")]
+    """Our styles, and the scripts of the first page; every module is named, so none waits for
+    another to ask for it. What other pages need is asked for when they are opened."""
+    modules = files.reached("main.js", "shell.js")
     return "".join(
         [
-            f'<link rel="stylesheet" href="{files.url("vitrine.css")}">',
-            f'<link rel="stylesheet" href="{files.url("stage.css")}">',
+            *(f'<link rel="stylesheet" href="{files.url(name)}">' for name in STYLES),
             f'<link rel="icon" href="{files.url("favicon.svg")}" type="image/svg+xml">',
             *(f'<link rel="modulepreload" href="{files.url(name)}">' for name in modules),
+            '<script type="module" src="/ext/-/all.js"></script>',
         ]
     )
 

@@ -6,6 +6,7 @@ A changed file changes every address, so browsers may keep what they have for ev
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ KINDS = {
     ".svg": "image/svg+xml",
     ".html": "text/html; charset=utf-8",
 }
+
+
+IMPORTED = re.compile(r'^(?:import|export|\}) .*from "\./([a-z_]+\.js)";$', re.MULTILINE)
+"""The one way in which our scripts import one another at their beginning."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class Assets:
         """Raises KeyError for a file that is not there."""
         self.files[name]
         return self.base + name
+
+    def reached(self, *modules: str) -> list[str]:
+        """These scripts and all that they import, and what those import, each once."""
+        found = dict.fromkeys(modules)
+        waiting = list(modules)
+        while waiting:
+            fresh = IMPORTED.findall(self.text(waiting.pop()))
+            waiting += [name for name in dict.fromkeys(fresh) if name not in found]
+            found |= dict.fromkeys(fresh)
+        return list(found)
 
 
 def read_assets(folder: Path = FOLDER) -> Assets:

@@ -48,7 +48,11 @@ def described(engine: Engine) -> dict[str, Any]:
                 "help": entry.help,
                 "options": list(entry.options),
                 "schedule": engine.registry.schedule(entry.schedule).title,
+                "automatic": entry.schedule,
             }
             for name, entry in engine.registry.samplers.items()
+        },
+        "schedules": {
+            name: list(entry.options) for name, entry in engine.registry.schedules.items()
         },
     }

@@ -19,31 +19,50 @@ class FlagError(Exception):
 
 
 HONOURED = {
-    "no value": "--listen --no-token --autolaunch --no-browser --skip-install --reinstall-torch",
-    "one value": "--port --host --device-id --data-dir --models-dir --outputs-dir",
+    "no value": "--listen --no-token --autolaunch --no-browser --skip-install --reinstall-torch "
+    "--disable-all-extensions --enable-insecure-extension-access --api --medvram --medvram-sdxl "
+    "--lowvram --no-half --no-half-vae",
+    "one value": "--port --host --device-id --data-dir --models-dir --outputs-dir --extension-host "
+    "--cors-allow-origins --tls-keyfile --tls-certfile --ckpt --ckpt-dir --lora-dir --vae-dir "
+    "--embeddings-dir --hypernetwork-dir --controlnet-dir --esrgan-models-path",
     "any values": "--use-cpu",
 }
 
 WITHOUT_EFFECT = {
-    "memory, precision and attention are chosen without flags": "--medvram --medvram-sdxl "
-    "--lowvram --lowram --no-half --no-half-vae --precision --upcast-sampling --xformers "
+    "memory, precision and attention are chosen without flags": "--lowram --precision --upcast-sampling --xformers "
     "--opt-sdp-attention --opt-sdp-no-mem-attention --opt-split-attention --opt-channelslast "
     "--opt-sub-quad-attention --always-batch-cond-uncond --disable-nan-check",
     "nobody has a name here; under --listen a token guards page and API": "--gradio-auth "
     "--gradio-auth-path --api-auth",
     "no tunnel is opened; --listen shows the page to your own network": "--share --ngrok",
-    "put a reverse proxy in front for TLS": "--tls-keyfile --tls-certfile --self-sign",
-    "only the page's own origin may call it": "--cors-allow-origins --cors-allow-origins-regex",
-    "put or link files and folders into the models folder (--models-dir)": "--ckpt --ckpt-dir "
-    "--lora-dir --vae-dir --vae-path --embeddings-dir --hypernetwork-dir --controlnet-dir",
-    "extensions are not managed by flags": "--enable-insecure-extension-access "
-    "--disable-all-extensions --disable-extra-extensions --update-all-extensions",
-    "it has no counterpart here": "--api --nowebui --subpath --server-name --theme --loglevel "
+    "bring a certificate: --tls-keyfile and --tls-certfile": "--self-sign --disable-tls-verify",
+    "name each origin: --cors-allow-origins": "--cors-allow-origins-regex",
+    "choose it on the page": "--vae-path",
+    "extensions are chosen and updated on the page": "--disable-extra-extensions "
+    "--update-all-extensions",
+    "it has no counterpart here": "--nowebui --subpath --server-name --theme --loglevel "
     "--skip-torch-cuda-test --skip-python-version-check --skip-version-check --update-check "
     "--reinstall-xformers --disable-safe-unpickle --no-download-sd-model --no-hashing "
     "--no-gradio-queue --do-not-download-clip --freeze-settings --ui-settings-file --api-log",
 }
 """Why → flags that A1111 knows and that change nothing here."""
+
+
+SETS = {
+    "--medvram": ("memory", "medvram"),
+    "--medvram-sdxl": ("memory", "medvram"),
+    "--lowvram": ("memory", "lowvram"),
+    "--no-half": ("precision", "float32"),
+    "--no-half-vae": ("vae_precision", "float32"),
+    "--ckpt-dir": ("checkpoints_dir", ""),
+    "--lora-dir": ("loras_dir", ""),
+    "--vae-dir": ("vaes_dir", ""),
+    "--embeddings-dir": ("embeddings_dir", ""),
+    "--hypernetwork-dir": ("hypernetworks_dir", ""),
+    "--controlnet-dir": ("controlnets_dir", ""),
+    "--esrgan-models-path": ("upscalers_dir", ""),
+}
+"""A1111's flag -> our setting, and its value; empty: the folder that is named."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +121,22 @@ def understood(words: Sequence[str], has_display: bool) -> Start:
 
 def translated(name: str, values: Sequence[str], notes: list[str]) -> list[str]:
     """One honoured flag in the words of `python -m webui`; may add a note."""
-    if name in ("--listen", "--no-token"):
+    if name in SETS:
+        setting, value = SETS[name]
+        return ["--set", f"{setting}={value or os.path.abspath(os.path.expanduser(values[0]))}"]
+    if name == "--ckpt":
+        stem = os.path.splitext(os.path.basename(values[0].replace("\\", "/")))[0]
+        return ["--set", f"checkpoint={stem}"]
+    if name.startswith("--tls-"):
+        return [name, os.path.abspath(os.path.expanduser(values[0]))]
+    if name == "--cors-allow-origins":
+        return [name, values[0]]
+    if name in ("--listen", "--no-token", "--api") or name.endswith(
+        ("-all-extensions", "-extension-access")
+    ):
         return [name]
+    if name == "--extension-host":
+        return [name, values[0]]
     if name.endswith("-dir"):
         return [name, os.path.abspath(os.path.expanduser(values[0]))]
     if name == "--host":

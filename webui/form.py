@@ -1,7 +1,7 @@
-"""One table: a request's field, its widget, its words and its limits.
+"""Values of the form to a request, and back: by one table, whatever draws it.
 
-The page is drawn from it, and it is read, filled from a picture and reset through it; no list of
-positions exists anywhere. It knows values, not widgets.
+The page is drawn from the table, and it is read, filled from a picture and reset through it; no
+list of positions exists anywhere. It knows values, not widgets.
 """
 
 from __future__ import annotations
@@ -10,61 +10,67 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from core.errors import RequestError
 from core.registry import Registry
-from core.request import Emphasis, GenerationRequest, NoiseKind, SamplerOptions, Variation
-from core.resolve import BOUNDS, OPTION_BOUNDS, SIZE_STEP
+from core.request import (
+    Emphasis,
+    Enlarge,
+    Fill,
+    GenerationRequest,
+    NoiseKind,
+    Refine,
+    Resize,
+    SamplerOptions,
+    ScheduleOptions,
+    StartImage,
+    Variation,
+)
+from webui.fields import (
+    AUTOMATIC,
+    BASIC,
+    ENLARGE,
+    ENLARGES,
+    MODE,
+    MORE,
+    OPTION,
+    OPTIONS,
+    REFINE,
+    SCHEDULE_OPTION,
+    START,
+    TUPLES,
+    VARIATION,
+    WORDS,
+    Field,
+    Place,
+)
+from webui.picture_fields import ENLARGE_FIELDS, REFINE_FIELDS, START_FIELDS
 
-Kind = Literal["text", "whole", "number", "seed", "choice"]
-Place = Literal["prompt", "basic", "more"]
+__all__ = ["AUTOMATIC", "BY_NAME", "FIELDS", "MODE", "OPTION", "Field"]
 
-OPTION = "sampler_options."
-VARIATION = "variation."
-AUTOMATIC = "automatic"
+FIELDS: tuple[Field, ...] = (
+    *WORDS,
+    *BASIC,
+    *OPTIONS,
+    *MORE,
+    *START_FIELDS,
+    *ENLARGE_FIELDS,
+    *REFINE_FIELDS,
+)
+BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
+OPTION_FIELDS = OPTIONS
+"""Those that only some samplers or schedules take."""
 
-LIMITS: Mapping[str, tuple[float, float]] = {
-    **BOUNDS,
-    "variation.seed": BOUNDS["seed"],
-    "variation.strength": (0, 1),
+_KINDS: Mapping[str, type[enum.Enum]] = {
+    "emphasis": Emphasis,
+    "noise": NoiseKind,
+    "start.resize": Resize,
+    "start.fill": Fill,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Field:
-    """One thing a person can set. `name` is the request's own, with dots into its parts."""
-
-    name: str
-    label: str
-    kind: Kind
-    place: Place
-    help: str = ""
-    elem_id: str
-    default: Any = None
-    """None: left empty, and filled in by the house."""
-    slider: tuple[float, float] | None = None
-    """The range a slider offers; the limits may be wider."""
-    step: float = 1
-    choices: tuple[tuple[str, str], ...] = ()
-    """(title, value), where they are always the same."""
-    unset: str | None = None
-    """How a list calls the choice of none, which the house then makes; its value is ""."""
-
-    @property
-    def is_typed(self) -> bool:
-        """A number that may be left empty is typed as text: gradio's number field now and then
-        says 0 for nothing, and 0 is a value."""
-        return self.kind == "seed" or (
-            self.kind in ("whole", "number") and self.slider is None and self.default is None
-        )
-
-    @property
-    def limits(self) -> tuple[float, float] | None:
-        if self.name.startswith(OPTION):
-            return OPTION_BOUNDS[self.name.removeprefix(OPTION)]
-        return LIMITS.get(self.name)
+_YES_NO = {"yes": True, "no": False}
+_OF_IMAGE = frozenset(START + name for name in ("picture", "depth", "strength", "resize"))
+"""What acts of the start where there is no mask."""
 
 
 class FormError(RequestError):
@@ -75,224 +81,16 @@ class FormError(RequestError):
         self.errors = dict(errors)
 
 
-_PLAIN = GenerationRequest(prompt="")
-
-FIELDS: tuple[Field, ...] = (
-    Field(
-        name="prompt",
-        label="Prompt",
-        kind="text",
-        place="prompt",
-        elem_id="txt2img_prompt",
-        default="",
-    ),
-    Field(
-        name="negative_prompt",
-        label="Negative prompt",
-        kind="text",
-        place="prompt",
-        help="What the picture should stay away from.",
-        elem_id="txt2img_neg_prompt",
-        default="",
-    ),
-    Field(
-        name="checkpoint",
-        label="Model",
-        kind="choice",
-        place="basic",
-        elem_id="setting_sd_model_checkpoint",
-    ),
-    Field(
-        name="steps",
-        label="Steps",
-        kind="whole",
-        place="basic",
-        help="How many times the noise is looked at and lessened.",
-        elem_id="txt2img_steps",
-        default=_PLAIN.steps,
-        slider=(1, 60),
-    ),
-    Field(
-        name="cfg_scale",
-        label="Guidance",
-        kind="number",
-        place="basic",
-        help="How firmly the prompt is followed (CFG scale).",
-        elem_id="txt2img_cfg_scale",
-        default=_PLAIN.cfg_scale,
-        slider=(1, 20),
-        step=0.5,
-    ),
-    Field(
-        name="seed",
-        label="Seed",
-        kind="seed",
-        place="basic",
-        help="Same seed, same picture. Empty: a new one each time.",
-        elem_id="txt2img_seed",
-    ),
-    Field(
-        name="images",
-        label="Images",
-        kind="whole",
-        place="basic",
-        elem_id="txt2img_batch_count",
-        default=_PLAIN.images,
-        slider=(1, 8),
-    ),
-    Field(
-        name="width",
-        label="Width",
-        kind="whole",
-        place="basic",
-        elem_id="txt2img_width",
-        step=SIZE_STEP,
-    ),
-    Field(
-        name="height",
-        label="Height",
-        kind="whole",
-        place="basic",
-        elem_id="txt2img_height",
-        step=SIZE_STEP,
-    ),
-    Field(
-        name="sampler",
-        label="Sampler",
-        kind="choice",
-        place="basic",
-        elem_id="txt2img_sampling",
-        default=_PLAIN.sampler,
-    ),
-    Field(
-        name="schedule",
-        label="Schedule",
-        kind="choice",
-        place="basic",
-        elem_id="txt2img_scheduler",
-        default=AUTOMATIC,
-    ),
-    Field(
-        name=OPTION + "eta",
-        label="Eta",
-        kind="number",
-        place="more",
-        help="Share of fresh noise in each step, 0 to 1.",
-        elem_id="txt2img_eta",
-        step=0.05,
-    ),
-    Field(
-        name=OPTION + "s_noise",
-        label="Noise scale",
-        kind="number",
-        place="more",
-        help="Strength of the fresh noise, 1 as derived.",
-        elem_id="txt2img_s_noise",
-        step=0.01,
-    ),
-    Field(
-        name=OPTION + "s_churn",
-        label="Churn",
-        kind="number",
-        place="more",
-        help="Noise stirred in before steps.",
-        elem_id="txt2img_s_churn",
-    ),
-    Field(
-        name=OPTION + "s_tmin",
-        label="Churn from σ",
-        kind="number",
-        place="more",
-        help="Lowest σ at which churn acts.",
-        elem_id="txt2img_s_tmin",
-        step=0.1,
-    ),
-    Field(
-        name=OPTION + "s_tmax",
-        label="Churn up to σ",
-        kind="number",
-        place="more",
-        help="Highest σ at which churn acts.",
-        elem_id="txt2img_s_tmax",
-        step=0.1,
-    ),
-    Field(
-        name="variation.strength",
-        label="Variation",
-        kind="number",
-        place="more",
-        help="0: this seed alone. 1: the other one.",
-        elem_id="txt2img_subseed_strength",
-        default=0.0,
-        step=0.05,
-    ),
-    Field(
-        name="variation.seed",
-        label="Variation seed",
-        kind="seed",
-        place="more",
-        help="Whose noise is mixed in. Empty: any.",
-        elem_id="txt2img_subseed",
-    ),
-    Field(
-        name="vae",
-        label="VAE",
-        kind="choice",
-        place="more",
-        help="What turns latents into pixels.",
-        elem_id="setting_sd_vae",
-        unset="The model's own",
-    ),
-    Field(
-        name="clip_skip",
-        label="Clip skip",
-        kind="whole",
-        place="more",
-        help="1: the whole text encoder is used.",
-        elem_id="txt2img_clip_skip",
-        default=_PLAIN.clip_skip,
-    ),
-    Field(
-        name="ensd",
-        label="Noise seed delta",
-        kind="whole",
-        place="more",
-        help="Added to the seed after the first noise.",
-        elem_id="txt2img_ensd",
-        default=_PLAIN.ensd,
-    ),
-    Field(
-        name="emphasis",
-        label="Emphasis",
-        kind="choice",
-        place="more",
-        help="What (words:1.2) does.",
-        elem_id="txt2img_emphasis",
-        default=_PLAIN.emphasis.value,
-        choices=tuple((kind.value.capitalize(), kind.value) for kind in Emphasis),
-    ),
-    Field(
-        name="noise",
-        label="Noise from",
-        kind="choice",
-        place="more",
-        help="A seed is another picture on another one.",
-        elem_id="txt2img_noise",
-        default=_PLAIN.noise.value,
-        choices=(("CPU", NoiseKind.CPU.value), ("NVIDIA card", NoiseKind.NV.value)),
-    ),
-)
-
-_KINDS: Mapping[str, type[enum.Enum]] = {"emphasis": Emphasis, "noise": NoiseKind}
-
-BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
-OPTION_FIELDS = tuple(field for field in FIELDS if field.name.startswith(OPTION))
+def placed(place: Place) -> tuple[Field, ...]:
+    """The fields of one place on the page."""
+    return tuple(field for field in FIELDS if field.place == place)
 
 
 def read(values: Mapping[str, Any], registry: Registry) -> GenerationRequest:
     """The form's values, by field name, as a request. An absent field keeps its default.
 
-    An option the chosen sampler does not take is left out: its widget is not shown.
+    What does not act is left out, whatever its value: an option that the chosen sampler does not
+    take, the mask where nothing is inpainted, a second pass that is off.
 
     Raises:
         FormError: names every field that can't be read, with a sentence for each.
@@ -300,36 +98,50 @@ def read(values: Mapping[str, Any], registry: Registry) -> GenerationRequest:
     read: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for field in FIELDS:
+        if not _acts(field, values):
+            continue
         try:
             read[field.name] = _read(field, values.get(field.name, field.default))
         except ValueError as error:
             errors[field.name] = str(error)
+    errors |= _missing(read)
     if errors:
         raise FormError(errors)
     taken = registry.sampler(read["sampler"]).options
     options = _part(read, OPTION)
+    shaping = _shaping(_part(read, SCHEDULE_OPTION), read["sampler"], read["schedule"], registry)
     variation = _part(read, VARIATION)
+    start, enlarge, refine = (_part(read, part) for part in (START, ENLARGE, REFINE))
+    del read[MODE]
     return GenerationRequest(
         **{name: value for name, value in read.items() if value is not None},
         sampler_options=SamplerOptions(**{k: v for k, v in options.items() if k in taken}),
-        variation=Variation(**variation) if variation["strength"] else None,
+        schedule_options=ScheduleOptions(**shaping),
+        variation=Variation(**variation)
+        if variation["strength"] or variation["resize_from"]
+        else None,
+        start=StartImage(**start) if start else None,
+        enlarge=Enlarge(**_without(enlarge, "on")) if enlarge.get("on") else None,
+        refine=Refine(**refine) if refine.get("checkpoint") else None,
     )
 
 
 def written(request: GenerationRequest) -> dict[str, Any]:
-    """The form's values for a request, by field name: what `read` turns into it again."""
+    """The form's values for a request, by field name: what `read` turns into it again.
+
+    Of a part that the request has not, only that it is not there: its other values stay.
+    """
     values: dict[str, Any] = {}
     for field in FIELDS:
-        value: Any = request
-        for name in field.name.split("."):
-            value = getattr(value, name) if value is not None else None
-        if isinstance(value, enum.Enum):
-            value = value.value
-        if value is None and (field.is_typed or field.unset is not None):
-            value = ""
-        elif field.is_typed:
-            value = repr(value).removesuffix(".0")
-        values[field.name] = value
+        part = field.name.partition(".")[0]
+        absent = part in ("start", "enlarge", "refine") and getattr(request, part) is None
+        if field.name in (MODE, ENLARGES) or absent:
+            continue
+        values[field.name] = _written(field, _value(request, field.name))
+    values[MODE] = _mode(request.start)
+    values[ENLARGES] = request.enlarge is not None
+    if request.refine is None:
+        values["refine.checkpoint"] = ""
     if not isinstance(request.schedule, str):
         values["schedule"] = AUTOMATIC
     if request.variation is None:
@@ -342,8 +154,6 @@ def not_written(request: GenerationRequest) -> list[str]:
     notes = []
     if not isinstance(request.schedule, str):
         notes.append("The noise levels were drawn by hand; the sampler's own are used instead.")
-    if request.variation is not None and request.variation.resize_from is not None:
-        notes.append("This page has no place for a seed of another size yet.")
     plain = GenerationRequest(prompt="")
     on_form = {name.partition(".")[0] for name in BY_NAME}
     for field in dataclasses.fields(request):
@@ -364,6 +174,84 @@ def defaults(checkpoint_defaults: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _mode(start: StartImage | None) -> str:
+    if start is None:
+        return "text"
+    return "image" if start.mask is None and not start.extend else "inpaint"
+
+
+def _acts(field: Field, values: Mapping[str, Any]) -> bool:
+    """Whether a field counts, by what else is chosen."""
+    if field.name.startswith(START):
+        mode = values.get(MODE) or "text"
+        return mode == "inpaint" or (mode == "image" and field.name in _OF_IMAGE)
+    if field.name.startswith(ENLARGE):
+        return bool(values.get(ENLARGES))
+    if field.name.startswith(REFINE):
+        return bool(values.get("refine.checkpoint"))
+    return True
+
+
+def _missing(read: dict[str, Any]) -> dict[str, str]:
+    """What is wrong between fields; joins the numbers of a tuple on the way."""
+    errors = {}
+    for name, ends in TUPLES.items():
+        given = [read.pop(f"{name}.{end}") for end in ends if f"{name}.{end}" in read]
+        if name == "start.extend":
+            numbers = tuple(number or 0 for number in given)
+            read[name] = numbers if any(numbers) else ()
+        elif len(given) == len(ends):
+            read[name] = None if None in given else tuple(given)
+            if read[name] is None and any(given):
+                missing = f"{name}.{ends[given.index(None)]}"
+                errors[missing] = f"{BY_NAME[missing].label} is missing: both are needed, or none."
+    mode = read.get(MODE)
+    if mode not in ("image", "inpaint"):
+        read.pop("start.extend", None)
+    elif not read.get("start.picture"):
+        errors["start.picture"] = "Choose a picture to begin from first, or draw one."
+    elif mode == "inpaint" and not read.get("start.mask") and not read["start.extend"]:
+        errors["start.mask"] = "Paint over what is to change first, or extend the picture."
+    return errors
+
+
+def _shaping(
+    options: dict[str, Any], sampler: str, schedule: str, registry: Registry
+) -> dict[str, Any]:
+    """The options of the schedule that it takes."""
+    name = registry.sampler(sampler).schedule if schedule == AUTOMATIC else schedule
+    taken = {"discard_penultimate", "round_timesteps", *registry.schedule(name).options}
+    options["discard_penultimate"] = _YES_NO.get(options["discard_penultimate"])
+    return {name: value for name, value in options.items() if name in taken}
+
+
+def _value(request: GenerationRequest, path: str) -> Any:
+    """The value at a path of names; None where a part on the way is not there."""
+    value: Any = request
+    for group, ends in TUPLES.items():
+        if path.startswith(group + "."):
+            numbers = _value(request, group)
+            return numbers[ends.index(path.rpartition(".")[2])] if numbers else None
+    for name in path.split("."):
+        value = getattr(value, name) if value is not None else None
+    return value
+
+
+def _written(field: Field, value: Any) -> Any:
+    """One value as its widget holds it."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if field.kind == "choice" and isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None and (field.is_typed or field.unset is not None):
+        return ""
+    if value is None and field.kind in ("text", "picture"):
+        return ""
+    if field.is_typed:
+        return repr(value).removesuffix(".0")
+    return value
+
+
 def _part(read: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Takes out the values of one part of the request, by its own field names."""
     return {
@@ -371,18 +259,22 @@ def _part(read: dict[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
 def _read(field: Field, value: Any) -> Any:
     """One value; None where the house decides. Raises ValueError with a sentence."""
-    if field.kind == "text":
-        if value is None:
-            return field.default
-        if not isinstance(value, str):
-            raise ValueError(f"{field.label} must be text.")
-        return value
+    if field.kind in ("text", "picture"):
+        return _text(field, value)
     if value is None or (isinstance(value, str) and not value.strip()):
         value = field.default
     if value is None:
         return None
+    if field.kind == "flag":
+        if not isinstance(value, bool):
+            raise ValueError(f"{field.label} must be on or off.")
+        return value
     if field.kind == "choice":
         if not isinstance(value, str):
             raise ValueError(f"{field.label} must be one of the list.")
@@ -396,6 +288,15 @@ def _read(field: Field, value: Any) -> Any:
     if limits is not None and not limits[0] <= number <= limits[1]:
         raise ValueError(f"{field.label} lies between {limits[0]:,} and {limits[1]:,}.")
     return number
+
+
+def _text(field: Field, value: Any) -> str | None:
+    if value is None or (value == "" and field.kind == "picture"):
+        value = field.default
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{field.label} must be text.")
+    # No words, or no picture, of its own.
+    return value if value or field.name in ("prompt", "negative_prompt") else None
 
 
 def _number(field: Field, value: Any) -> int | float:

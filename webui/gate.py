@@ -6,24 +6,23 @@ one sentence and a short id; the traceback goes to the log.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import contextlib
 import hashlib
 import hmac
 import html
 import json
 import logging
-import re
 import secrets
 import time
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 
-Scope: TypeAlias = MutableMapping[str, Any]
+from webui.call import Call, Scope
+from webui.guests import Link, Links, Presence, Rates, cookie_of
+
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -33,9 +32,13 @@ log = logging.getLogger("vitrine.gate")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_LIMIT = 64 * 2**20
+SOCKETS = 64
+"""WebSockets one caller may hold open."""
+CALLS_AT_ONCE, CALLS_PER_SECOND = 600, 60
+"""From one address; a page asks for about a hundred files when it is opened."""
+BYTES_AT_ONCE, BYTES_PER_SECOND = 512 * 2**20, 8 * 2**20
+"""Of bodies, from one address."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
-
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -55,6 +58,10 @@ class Rules:
     """Names and addresses this server answers to, without ports, in lower case."""
     token: str | None = None
     """None: no token is asked for."""
+    origins: frozenset[str] = frozenset()
+    """Other origins that may call, "https://host:port"; with their own credentials, never ours."""
+    has_sdapi: bool = True
+    """Whether A1111's interface is there for its clients."""
     body_limit: int = BODY_LIMIT
     cookie_key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Drawn at every start, so a weak token does not make a weak cookie."""
@@ -123,9 +130,24 @@ class Failures:
 class Gate:
     """The middleware. Lets a call pass, or answers it here."""
 
-    def __init__(self, app: ASGIApp, rules: Rules, failures: Failures | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: Rules,
+        failures: Failures | None = None,
+        links: Links | None = None,
+        presence: Presence | None = None,
+    ) -> None:
+        """
+        Args:
+            links: named ways in beside the token; None: there are none.
+            presence: is told of every call.
+        """
         self.app, self.rules = app, rules
         self.failures = failures or Failures()
+        self.links, self.presence = links, presence or Presence()
+        self._calls = Rates(CALLS_AT_ONCE, CALLS_PER_SECOND)
+        self._bytes = Rates(BYTES_AT_ONCE, BYTES_PER_SECOND)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -135,9 +157,13 @@ class Gate:
         answered = _Answer(send, call, self.rules)
         try:
             self._check(call)
-            cookies = self._session(scope, call)
-            answered.cookies = cookies
-            await self.app(scope, self._bounded(call, receive, answered), answered.send)
+            if call.is_asking_first:
+                raise self._allowed(call)
+            link = self._identify(call)
+            answered.cookies = self._session(scope, call, link)
+            self._measure(scope, call)
+            with self._present(scope, call):
+                await self.app(scope, self._bounded(call, receive, answered), answered.send)
         except Refusal as refusal:
             await answered.refuse(refusal)
         except Exception:
@@ -153,24 +179,48 @@ class Gate:
             raise Refusal(
                 421, "This address is not one this server answers to; start it with --allow-host."
             )
+        if call.origin is not None and call.origin in self.rules.origins:
+            self._check_length(call)
+            return
         changes = call.is_websocket or call.method not in SAFE_METHODS
         if changes and call.origin is not None and call.origin != call.own_origin:
             raise Refusal(403, "Another site may not do this.")
         opened = call.method == "GET" and call.header("sec-fetch-mode") == "navigate"
         if call.header("sec-fetch-site") == "cross-site" and not opened:
             raise Refusal(403, "Another site may not do this.")
+        self._check_length(call)
+
+    def _check_length(self, call: Call) -> None:
         if call.length > self.rules.body_limit:
             raise Refusal(413, self._too_large())
-        if self.rules.token is not None:
-            self._identify(call, self.rules.token)
 
-    def _identify(self, call: Call, token: str) -> None:
-        """Raises Refusal unless the caller has shown the token, now or earlier."""
+    def _allowed(self, call: Call) -> Refusal:
+        """The answer to a browser that asks whether another origin may call."""
+        return Refusal(
+            204,
+            "",
+            (
+                (b"access-control-allow-methods", b"GET, POST, DELETE"),
+                (b"access-control-allow-headers", b"authorization, content-type"),
+                (b"access-control-max-age", b"600"),
+            ),
+        )
+
+    def _identify(self, call: Call) -> Link | None:
+        """The link by which the caller comes, if it is one.
+
+        Raises Refusal unless the caller has shown the token or a link's, now or earlier.
+        """
+        token = self.rules.token
+        if token is None:
+            return None
         cookie = call.cookie(self.rules.token_cookie)
-        if cookie is not None and _same(cookie, self.rules.cookie_value):
-            if "token" in call.query:
-                raise self._entrance(call)
-            return
+        if cookie is not None:
+            link = None if self.links is None else self.links.of_cookie(cookie)
+            if link is not None or _same(cookie, self.rules.cookie_value):
+                if "token" in call.query:
+                    raise self._entrance(call, cookie)
+                return link
         offered = call.offered()
         if offered is None:
             raise Refusal(
@@ -186,7 +236,8 @@ class Gate:
                 f"Too many wrong tokens; try again in {wait:.0f} s.",
                 ((b"retry-after", str(int(wait) + 1).encode()),),
             )
-        if not _same(offered, token):
+        link = None if self.links is None else self.links.of_token(offered)
+        if link is None and not _same(offered, token):
             count = self.failures.failed(call.address)
             log.warning("wrong token from %s (%d in a row)", call.address, count)
             raise Refusal(
@@ -197,30 +248,76 @@ class Gate:
             )
         self.failures.succeeded(call.address)
         if "token" in call.query and call.method == "GET" and not call.is_websocket:
-            raise self._entrance(call)
+            fresh = self.rules.cookie_value if link is None else cookie_of(offered)
+            raise self._entrance(call, fresh)
+        return link
 
-    def _entrance(self, call: Call) -> Refusal:
+    def _entrance(self, call: Call, value: str) -> Refusal:
         """The token leaves the address bar and becomes a cookie."""
         rest = [(k, v) for k, v in urllib.parse.parse_qsl(call.query_string) if k != "token"]
         # A path of two slashes would name another host.
         place = "/" + call.path.lstrip("/")
         target = urllib.parse.quote(place) + ("?" + urllib.parse.urlencode(rest) if rest else "")
-        cookie = _cookie(self.rules.token_cookie, self.rules.cookie_value)
+        cookie = _cookie(self.rules.token_cookie, value)
         return Refusal(303, "", ((b"location", target.encode()), (b"set-cookie", cookie)))
 
-    def _session(self, scope: Scope, call: Call) -> tuple[bytes, ...]:
+    def _session(self, scope: Scope, call: Call, link: Link | None) -> tuple[bytes, ...]:
         """Names the caller in the scope; returns the cookie to set, if it has none yet."""
+        is_home = call.address in LOOPBACK and link is None
+        scope["vitrine.role"] = link.role if link is not None else "house" if is_home else "guest"
+        scope["vitrine.name"] = link.name if link is not None else ""
+        if link is not None and link.role == "viewer":
+            if call.method not in SAFE_METHODS:
+                raise Refusal(403, "This link is for watching only.")
+            scope["vitrine.owner"] = link.watches
+            return ()
         known = call.cookie(self.rules.session_cookie)
         if known is not None and 32 <= len(known) <= 128 and known.isascii():
             scope["vitrine.owner"] = owner_of(known)
             return ()
-        if self.rules.token is not None and call.bearer is not None:
+        if call.bearer:
             # A program that shows the token and keeps no cookies is one and the same every time.
-            scope["vitrine.owner"] = owner_of("bearer " + self.rules.cookie_value)
+            # Where no token is asked for, what it shows is the name it wants to go by.
+            shown = call.bearer if self.rules.token is None else self.rules.cookie_value
+            shown = shown if link is None else link.id
+            scope["vitrine.owner"] = owner_of(f"bearer {shown} {call.user}".strip())
+            return ()
+        if call.is_of_a_program:
+            # A1111's clients keep no cookies; each machine of theirs is one caller.
+            scope["vitrine.owner"] = owner_of(f"address {call.address}")
             return ()
         fresh = secrets.token_urlsafe(32)
         scope["vitrine.owner"] = owner_of(fresh)
         return (_cookie(self.rules.session_cookie, fresh, days=365),)
+
+    def _measure(self, scope: Scope, call: Call) -> None:
+        """Raises Refusal for a caller who asks for too much. This machine may ask for anything."""
+        owner = scope["vitrine.owner"]
+        if call.is_websocket and self.presence.sockets(owner) >= SOCKETS:
+            raise Refusal(429, f"{SOCKETS} connections at a time are enough.")
+        if call.address in LOOPBACK:
+            return
+        wait = max(
+            self._calls.wait(call.address),
+            self._bytes.wait(call.address, call.length) if call.length else 0.0,
+        )
+        if wait > 0:
+            after = str(int(wait) + 1).encode()
+            raise Refusal(429, "Too much at once; wait a little.", ((b"retry-after", after),))
+
+    @contextlib.contextmanager
+    def _present(self, scope: Scope, call: Call) -> Iterator[None]:
+        """Says who is here, for as long as the call lasts."""
+        role = scope["vitrine.role"]
+        # A viewer goes by another one's name in the house, and by its own one here.
+        owner = scope["vitrine.owner"] if role != "viewer" else f"viewer {scope['vitrine.name']}"
+        about = (owner, scope["vitrine.name"], role, call.address)
+        self.presence.heard(*about, sockets=int(call.is_websocket))
+        try:
+            yield
+        finally:
+            if call.is_websocket:
+                self.presence.heard(*about, sockets=-1)
 
     def _bounded(self, call: Call, receive: Receive, answered: _Answer) -> Receive:
         """`receive`, handing on no more than the limit, whatever length was announced."""
@@ -249,77 +346,6 @@ def owner_of(session: str) -> str:
     return "session-" + hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
-class Call:
-    """What the gate wants to know of a request."""
-
-    def __init__(self, scope: Scope) -> None:
-        self.is_websocket = scope["type"] == "websocket"
-        self.method: str = "GET" if self.is_websocket else scope["method"]
-        self.path: str = scope["path"]
-        self.scheme = scope.get("scheme", "http").replace("ws", "http")
-        self.address: str = (scope.get("client") or ("unknown", 0))[0]
-        self.query_string = scope.get("query_string", b"").decode("latin-1")
-        self.query = dict(urllib.parse.parse_qsl(self.query_string))
-        self._headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            # A header sent twice must not be read one way here and another behind the gate.
-            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-            joiner = "; " if key == "cookie" else ","
-            self._headers[key] = (
-                self._headers[key] + joiner + text if key in self._headers else text
-            )
-
-    def header(self, name: str) -> str | None:
-        return self._headers.get(name)
-
-    @property
-    def host(self) -> str:
-        """The name in the Host header, without its port; empty if there is none."""
-        found = _HOST.fullmatch((self.header("host") or "").strip().lower())
-        return found[1].strip("[]").rstrip(".") if found else ""
-
-    @property
-    def origin(self) -> str | None:
-        return self.header("origin")
-
-    @property
-    def own_origin(self) -> str:
-        return f"{self.scheme}://{(self.header('host') or '').strip()}"
-
-    @property
-    def length(self) -> int:
-        text = self.header("content-length") or "0"
-        return int(text) if text.isascii() and text.isdigit() else 0
-
-    @property
-    def opens_a_page(self) -> bool:
-        return self.method == "GET" and "text/html" in (self.header("accept") or "")
-
-    def cookie(self, name: str) -> str | None:
-        try:
-            morsel = SimpleCookie(self.header("cookie") or "").get(name)
-        except CookieError:
-            return None
-        return morsel.value if morsel else None
-
-    @property
-    def bearer(self) -> str | None:
-        """The token in the Authorization header: Bearer, or the password of Basic."""
-        kind, _, value = (self.header("authorization") or "").partition(" ")
-        if kind.lower() == "bearer":
-            return value.strip()
-        if kind.lower() != "basic":
-            return None
-        try:
-            decoded = base64.b64decode(value.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return ""
-        return decoded.partition(":")[2]
-
-    def offered(self) -> str | None:
-        return self.query.get("token") or self.bearer
-
-
 class _Answer:
     """The way back: adds the house's headers, and knows whether an answer has begun."""
 
@@ -341,9 +367,12 @@ class _Answer:
             kept = [
                 (name, value)
                 for name, value in message.get("headers", [])
-                if name.lower() not in ours and not name.lower().startswith(b"access-control-")
+                if name.lower() not in ours
+                and not (name.lower().startswith(b"access-control-") and not self.is_refused)
             ]
             fresh = [(b"set-cookie", cookie) for cookie in self.cookies]
+            if (origin := self._call.origin) is not None and origin in self._rules.origins:
+                fresh += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
             message = {**message, "headers": [*kept, *_HEADERS, *fresh]}
         elif message["type"] == "websocket.close":
             self._begun = True
@@ -365,7 +394,7 @@ class _Answer:
             kind, text = b"text/html; charset=utf-8", refusal.page or _page(refusal.sentence)
         else:
             kind, text = b"application/json", json.dumps({"error": refusal.sentence})
-        body = b"" if refusal.status == 303 else text.encode()
+        body = b"" if refusal.status in (204, 303) else text.encode()
         headers = [
             (b"content-type", kind),
             (b"content-length", str(len(body)).encode()),

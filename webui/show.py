@@ -27,6 +27,7 @@ from core.events import (
     Started,
     Step,
 )
+from core.passes import kept_intervals, passes
 from core.request import GenerationRequest
 from webui import form
 
@@ -44,10 +45,20 @@ THUMBNAIL = 192
 
 
 class FrameKey(NamedTuple):
-    """Which frame: of which image, seen how, after how many intervals."""
+    """Which frame: of which image, seen how, and at which place of its timeline.
+
+    Places count on through all passes; of the first, a place is the number of intervals done.
+    """
 
     image: int
     view: View
+    step: int
+
+
+class Place(NamedTuple):
+    """What stands at a place of a timeline."""
+
+    pass_index: int
     step: int
 
 
@@ -63,6 +74,8 @@ class Show:
         self._frames: dict[FrameKey, bytes] = {}
         self._done: dict[int, ImageDone] = {}
         self._latest: tuple[FrameKey, ...] = ()
+        self._places: dict[int, dict[int, Place]] = {}
+        """By image, then by place."""
         self._factors: Tensor | None = None
         self._listeners: set[Callable[[], None]] = set()
         self._changed = threading.Condition()
@@ -82,6 +95,11 @@ class Show:
     def frame(self, key: FrameKey) -> bytes | None:
         with self._changed:
             return self._frames.get(key)
+
+    def place(self, key: FrameKey) -> Place | None:
+        """The pass and the step that a frame is of."""
+        with self._changed:
+            return self._places.get(key.image, {}).get(key.step)
 
     def image(self, index: int) -> ImageDone | None:
         with self._changed:
@@ -124,11 +142,14 @@ class Show:
 
     def _take(self, number: int, event: Event) -> None:
         frames: dict[FrameKey, bytes] = {}
+        message = message_of(event)
         if isinstance(event, Loaded):
             self._factors = event.preview
-        elif isinstance(event, Step) and self._factors is not None:
+        elif isinstance(event, Step):
+            message["at"] = at = self._placed(event)
             try:
-                frames = drawn(event, self._factors)
+                if self._factors is not None:
+                    frames = drawn(event, self._factors, at)
             except VitrineError as error:
                 log.warning("no preview of job %s: %s", self.job.id, error)
         with self._changed:
@@ -139,9 +160,18 @@ class Show:
             if frames:
                 first = min(key.image for key in frames)
                 self._latest = tuple(key for key in frames if key.image == first)
-        self._say(
-            {"n": number, **message_of(event), "frames": [f"{k.image}/{k.view}" for k in frames]}
-        )
+        self._say({"n": number, **message, "frames": [f"{k.image}/{k.view}" for k in frames]})
+
+    def _placed(self, step: Step) -> int:
+        """The place of a step on its images' timelines: behind all places of earlier passes."""
+        with self._changed:
+            there = self._places.get(step.images[0], {})
+            earlier = [at for at, place in there.items() if place.pass_index < step.pass_index]
+            at = step.state.index + (max(earlier) + 1 if earlier else 0)
+            for image in step.images:
+                place = Place(step.pass_index, step.state.index)
+                self._places.setdefault(image, {})[at] = place
+        return at
 
     def _say(self, message: dict[str, Any]) -> None:
         with self._changed:
@@ -188,8 +218,8 @@ class Shows:
             del self._shows[id]
 
 
-def drawn(step: Step, factors: Tensor) -> dict[FrameKey, bytes]:
-    """The linear previews of one step, as JPEG files.
+def drawn(step: Step, factors: Tensor, at: int) -> dict[FrameKey, bytes]:
+    """The linear previews of one step, as JPEG files; `at` is its place on the timeline.
 
     Raises:
         NotFinite: the latents hold a NaN or an infinity.
@@ -201,7 +231,7 @@ def drawn(step: Step, factors: Tensor) -> dict[FrameKey, bytes]:
         "denoised": step.state.denoised,
     }
     return {
-        FrameKey(image, view, step.state.index): jpeg(picture)
+        FrameKey(image, view, at): jpeg(picture)
         for view, latents in tensors.items()
         if latents is not None
         for image, picture in zip(step.images, preview(latents, factors), strict=True)
@@ -211,7 +241,11 @@ def drawn(step: Step, factors: Tensor) -> dict[FrameKey, bytes]:
 def message_of(event: Event) -> dict[str, Any]:
     """An event as JSON values: what the page reads, with no tensors in it."""
     if isinstance(event, Started):
-        return {"type": "started", "request": shown(event.request)}
+        return {
+            "type": "started",
+            "request": shown(event.request),
+            "passes": planned(event.request),
+        }
     if isinstance(event, Loading):
         return {"type": "loading", "part": event.part, "done": event.done, "total": event.total}
     if isinstance(event, Loaded):
@@ -234,7 +268,7 @@ def message_of(event: Event) -> dict[str, Any]:
             "sigma": event.sigma,
             "timestep": event.timestep,
             "seconds": event.seconds,
-            **({"sigmas": event.sigmas} if event.state.index == 0 else {}),
+            **_beginning(event),
         }
     if isinstance(event, Decoding):
         return {"type": "decoding", "images": list(event.images)}
@@ -247,6 +281,27 @@ def message_of(event: Event) -> dict[str, Any]:
         "evaluations": event.evaluations,
         "interrupted": event.interrupted,
     }
+
+
+def _beginning(step: Step) -> dict[str, Any]:
+    """What the first step of a walk tells: the levels of its pass."""
+    if not step.begins and step.state.index:
+        return {}
+    return {"begins": True, "sigmas": step.sigmas}
+
+
+def planned(request: GenerationRequest) -> list[dict[str, int]]:
+    """The passes of a request in full: their sizes, and how many steps each will take."""
+    return [
+        {
+            "width": part.request.width or 0,
+            "height": part.request.height or 0,
+            "steps": part.request.steps
+            if part.strength is None
+            else kept_intervals(part.strength, part.request.steps),
+        }
+        for part in passes(request)
+    ]
 
 
 def image_message(done: ImageDone) -> dict[str, Any]:

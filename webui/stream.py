@@ -28,7 +28,7 @@ from core.engine.job import Job, JobState
 from core.errors import RequestError, VitrineError
 from core.events import ImageDone
 from core.request import GenerationRequest
-from webui.show import FrameKey, Shows, image_message, shown, thumbnail
+from webui.show import FrameKey, Place, Shows, image_message, shown, thumbnail
 
 log = logging.getLogger("vitrine.stream")
 
@@ -87,12 +87,12 @@ class Stage:
             raise Missing("there is no such job")
         return job
 
-    def submit(self, request: GenerationRequest, owner: str) -> Job:
+    def submit(self, request: GenerationRequest, owner: str, saves: bool = True) -> Job:
         """Raises RequestError, FileError, or Busy when too many of this owner's are waiting."""
         mine = self.engine.jobs(owner)
         if sum(job.state is JobState.WAITING for job in mine) >= WAITING:
             raise Busy(f"{WAITING} jobs of yours are waiting already; let some finish first")
-        return self.engine.submit(request, owner)
+        return self.engine.submit(request, owner, saves)
 
     def summary(self, job: Job) -> dict[str, Any]:
         """A job in JSON values."""
@@ -103,6 +103,7 @@ class Stage:
             "state": job.state.value,
             "created": job.created,
             "place": None if over else self.engine.place(job),
+            "wait": None if over else self.engine.expected(job),
             "request": shown(job.request),
             "images": [image_message(done) for done in images],
         }
@@ -116,8 +117,10 @@ class FullFrames:
         self._kept: OrderedDict[tuple[str, FrameKey], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def frame(self, job: Job, key: FrameKey) -> bytes:
-        """Raises Busy while the engine has jobs to run: they come first."""
+    def frame(self, job: Job, key: FrameKey, place: Place) -> bytes:
+        """The frame of a key; `place` says which pass and step that is.
+
+        Raises Busy while the engine has jobs to run: they come first."""
         with self._lock:
             if (kept := self._kept.get((job.id, key))) is not None:
                 self._kept.move_to_end((job.id, key))
@@ -125,7 +128,7 @@ class FullFrames:
         info = self._engine.describe()
         if info.running or info.waiting:
             raise Busy("the engine is at work; ask again when it rests")
-        query = DecodeStep(job.id, key.image, key.step, key.view)
+        query = DecodeStep(job.id, key.image, place.step, key.view, place.pass_index)
         try:
             picture = self._engine.inspect(query, job.owner).result(DECODE_SECONDS)
         except TimeoutError as error:
@@ -174,6 +177,10 @@ def _job_routes(router: APIRouter, stage: Stage) -> None:
         job = await run_in_threadpool(stage.submit, asked, owner(request))
         return {"id": job.id}
 
+    @router.get("/api/jobs")
+    def jobs(request: Request) -> list[dict[str, Any]]:
+        return [stage.summary(job) for job in stage.engine.jobs(owner(request))]
+
     @router.get("/api/jobs/{id}")
     def job(id: str, request: Request) -> dict[str, Any]:
         return stage.summary(stage.job(id, owner(request)))
@@ -194,6 +201,7 @@ def _job_routes(router: APIRouter, stage: Stage) -> None:
         job.skip()
         return {"state": job.state.value}
 
+    @router.delete("/api/jobs/{id}")
     @router.post("/api/jobs/{id}/cancel")
     def cancel(id: str, request: Request) -> dict[str, str]:
         job = stage.job(id, owner(request))
@@ -217,9 +225,10 @@ def _picture_routes(router: APIRouter, stage: Stage) -> None:
         data = show.frame(key)
         if data is None:
             raise Missing("there is no such frame")
-        if full:
+        place = show.place(key)
+        if full and place is not None:
             try:
-                data = stage.full.frame(job, key)
+                data = stage.full.frame(job, key, place)
             except Busy:
                 # No error, and nothing yet: browsers write errors into their console.
                 return Response(status_code=202, headers={"retry-after": "1"})
@@ -288,7 +297,7 @@ def sentences(error: VitrineError) -> JSONResponse:
     elif isinstance(error, Busy):
         status = 429
     elif not isinstance(error, RequestError):
-        status = 409
+        status = getattr(error, "status", 409)
     body = {"error": str(error), "field": getattr(error, "field", None)}
     return JSONResponse(body, status_code=status)
 
@@ -359,7 +368,9 @@ async def _sent(socket: WebSocket, stage: Stage, job: Job, after: int) -> None:
             more.clear()
             if waiting and (now := stage.engine.place(job)) != place:
                 place = now
-                await socket.send_text(json.dumps([{"type": "place", "place": place}]))
+                wait = stage.engine.expected(job)
+                told = {"type": "place", "place": place, "wait": wait}
+                await socket.send_text(json.dumps([told]))
             over = show.over
             if messages := show.messages(after):
                 after += len(messages)

@@ -83,7 +83,9 @@ class FakeEngine:
         waiting = sum(job.state is JobState.WAITING for job in list(self._jobs.values()))
         return EngineInfo(True, "cpu", "float32", waiting, self._running)
 
-    def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
+    def submit(
+        self, request: GenerationRequest, owner: str = "local", saves: bool = True
+    ) -> Job:
         if not request.prompt.strip():
             raise RequestError("say what you'd like to see first", "prompt")
         checkpoint = self.catalog.checkpoint(request.checkpoint)
@@ -114,6 +116,18 @@ class FakeEngine:
     def place(self, job: Job) -> int:
         before = [j for j in self._jobs.values() if not j.state.is_over]
         return before.index(job) if job in before else 0
+
+    def expected(self, job: Job) -> float | None:
+        return None
+
+    def arrange(self, ids: list[str], owner: str) -> None:
+        raise RequestError("nothing is arranged here")
+
+    def pause(self, paused: bool, owner: str | None = None) -> None:
+        raise RequestError("nothing is paused here")
+
+    def is_paused(self, owner: str | None = None) -> bool:
+        return False
 
     def inspect(self, query: DecodeStep, owner: str = "local") -> Future[Any]:
         future: Future[Any] = Future()

@@ -9,27 +9,104 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.models.upscalers import LATENT_MODES
 from core.registry import built_in
-from core.request import Emphasis, GenerationRequest, NoiseKind, SamplerOptions, Variation
-from core.resolve import BOUNDS, OPTION_BOUNDS
+from core.request import (
+    Branch,
+    Emphasis,
+    Enlarge,
+    Fill,
+    GenerationRequest,
+    HypernetUse,
+    LoraUse,
+    NoiseKind,
+    Refine,
+    Resize,
+    SamplerOptions,
+    ScheduleOptions,
+    StartImage,
+    Variation,
+)
+from core.resolve import BOUNDS, OPTION_BOUNDS, PART_BOUNDS
 from webui import form
+from webui.fields import SCHEDULE_OPTION
 from webui.form import FormError
+from webui.picture_fields import LATENT_UPSCALERS
 
 REGISTRY = built_in()
 UNTOUCHED = {field.name: field.default for field in form.FIELDS}
 
 
 def wholes(name: str) -> st.SearchStrategy[int]:
-    low, high = BOUNDS[name]
+    low, high = {**BOUNDS, **PART_BOUNDS}[name]
     return st.integers(int(low), int(high))
 
 
 shares = st.floats(0, 1, exclude_min=True)
+sides = st.tuples(wholes("width"), wholes("height"))
+names = st.sampled_from(["pocket", "other"])
+variations = st.one_of(
+    st.builds(Variation, seed=wholes("seed"), strength=shares),
+    st.builds(Variation, seed=st.none() | wholes("seed"), resize_from=sides),
+)
+images = st.builds(
+    StartImage,
+    picture=st.just("a" * 64),
+    depth=st.none() | st.just("c" * 64),
+    strength=st.floats(0, 1),
+    resize=st.sampled_from(Resize),
+)
+inpaints = st.builds(
+    StartImage,
+    picture=st.just("a" * 64),
+    mask=st.just("b" * 64),
+    depth=st.none() | st.just("c" * 64),
+    strength=st.floats(0, 1),
+    resize=st.sampled_from(Resize),
+    fill=st.sampled_from(Fill),
+    invert=st.booleans(),
+    grow=wholes("start.grow"),
+    blur=wholes("start.blur"),
+    only_masked=st.booleans(),
+    padding=wholes("start.padding"),
+    soft=st.booleans(),
+    extend=st.just(()) | st.tuples(*[st.integers(0, 512)] * 4).filter(any),
+)
+enlarges = st.builds(
+    Enlarge,
+    width=st.none() | wholes("width"),
+    height=st.none() | wholes("height"),
+    scale=st.floats(1, 8),
+    upscaler=st.sampled_from(LATENT_UPSCALERS),
+    strength=st.floats(0, 1),
+    steps=st.none() | wholes("steps"),
+    cfg_scale=st.none() | st.floats(0, 100),
+    sampler=st.none() | st.just("heun"),
+    schedule=st.none() | st.just("karras"),
+    prompt=st.none() | st.text(min_size=1, max_size=20),
+    negative_prompt=st.none() | st.text(min_size=1, max_size=20),
+    checkpoint=st.none() | names,
+)
+refines = st.builds(Refine, checkpoint=names, switch_at=st.floats(0, 1), by_steps=st.booleans())
+
+
+@st.composite
+def shapings(draw: st.DrawFn, sampler: str, schedule: str) -> ScheduleOptions:
+    name = REGISTRY.samplers[sampler].schedule if schedule == "automatic" else schedule
+    numbers = {
+        option: draw(st.none() | st.floats(*OPTION_BOUNDS[option]))
+        for option in REGISTRY.schedules[name].options
+    }
+    discards = draw(st.none() | st.booleans())
+    return ScheduleOptions(
+        discard_penultimate=discards, round_timesteps=draw(st.booleans()), **numbers
+    )
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> GenerationRequest:
     sampler = draw(st.sampled_from(sorted(REGISTRY.samplers)))
+    schedule = draw(st.sampled_from(["automatic", *sorted(REGISTRY.schedules)]))
     options = {
         name: draw(st.none() | st.floats(*OPTION_BOUNDS[name]))
         for name in REGISTRY.samplers[sampler].options
@@ -44,10 +121,15 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
         steps=draw(wholes("steps")),
         cfg_scale=draw(st.floats(*BOUNDS["cfg_scale"])),
         sampler=sampler,
-        schedule=draw(st.sampled_from(["automatic", *sorted(REGISTRY.schedules)])),
+        schedule=schedule,
+        schedule_options=draw(shapings(sampler, schedule)),
         images=draw(wholes("images")),
         sampler_options=SamplerOptions(**options),
-        variation=draw(st.none() | st.builds(Variation, seed=wholes("seed"), strength=shares)),
+        variation=draw(st.none() | variations),
+        tiling=draw(st.booleans()),
+        start=draw(st.none() | images | inpaints),
+        enlarge=draw(st.none() | enlarges),
+        refine=draw(st.none() | refines),
         clip_skip=draw(wholes("clip_skip")),
         ensd=draw(wholes("ensd")),
         emphasis=draw(st.sampled_from(Emphasis)),
@@ -70,9 +152,83 @@ def test_an_untouched_form_is_a_plain_request() -> None:
 def test_every_field_of_a_request_is_on_the_form_or_said_to_be_missing() -> None:
     on_form = {name.partition(".")[0] for name in form.BY_NAME}
     fields = {field.name for field in dataclasses.fields(GenerationRequest)}
-    assert fields - on_form <= {"record"}
-    options = {field.name for field in dataclasses.fields(SamplerOptions)}
-    assert {field.name.removeprefix(form.OPTION) for field in form.OPTION_FIELDS} == options
+    nowhere = {"record", "loras", "hypernets", "controls", "branch", "extras"}
+    assert fields - on_form <= nowhere
+    for part, kind in (
+        (form.OPTION, SamplerOptions),
+        (SCHEDULE_OPTION, ScheduleOptions),
+        ("variation.", Variation),
+        ("start.", StartImage),
+        ("enlarge.", Enlarge),
+        ("refine.", Refine),
+    ):
+        there = {name.split(".")[1] for name in form.BY_NAME if name.startswith(part)}
+        assert there - {"on"} == {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loras", (LoraUse(name="style"),)),
+        ("hypernets", (HypernetUse(name="style"),)),
+        ("branch", Branch(job="x")),
+        ("extras", {"cfg_rescale": {"amount": 0.7}}),
+    ],
+)
+def test_what_has_no_place_is_named(name: str, value: object) -> None:
+    request = dataclasses.replace(GenerationRequest(prompt="a"), **{name: value})
+    (note,) = form.not_written(request)
+    assert name in note
+
+
+def test_the_upscalers_of_latents_are_those_there_are() -> None:
+    assert list(LATENT_UPSCALERS) == list(LATENT_MODES)
+
+
+def test_what_does_not_act_is_left_out_and_kept_on_the_form() -> None:
+    """One form for all modes: going back to text drops the picture from the request alone."""
+    values = {
+        "mode": "inpaint",
+        "start.picture": "a" * 64,
+        "start.mask": "b" * 64,
+        "start.grow": 3,
+        "enlarge.on": False,
+        "enlarge.scale": 3,
+        "refine.switch_at": 0.4,
+    }
+    inpaint = form.read(values, REGISTRY)
+    assert inpaint.start == StartImage(picture="a" * 64, mask="b" * 64, grow=3)
+    assert inpaint.enlarge is inpaint.refine is None
+    image = form.read({**values, "mode": "image"}, REGISTRY)
+    assert image.start == StartImage(picture="a" * 64)
+    text = form.read({**values, "mode": "text"}, REGISTRY)
+    assert text == GenerationRequest(prompt="")
+    left = {name for name in form.written(text) if name.startswith("start.")}
+    assert left == set()  # filling the form from a text keeps the picture that lies on it
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"mode": "image"}, "start.picture"),
+        ({"mode": "inpaint", "start.picture": "a" * 64}, "start.mask"),
+        ({"variation.resize_from.width": "64"}, "variation.resize_from.height"),
+        ({"mode": "image", "start.picture": "a", "start.strength": 1.5}, "start.strength"),
+        ({"enlarge.on": True, "enlarge.steps": "0"}, "enlarge.steps"),
+        ({"enlarge.on": "yes"}, "enlarge.on"),
+        ({"mode": "film"}, "mode"),
+        ({"tiling": 1}, "tiling"),
+    ],
+)
+def test_what_is_missing_or_wrong_in_a_part_is_named(values: dict[str, object], field: str) -> None:
+    with pytest.raises(FormError) as caught:
+        form.read(values, REGISTRY)
+    assert list(caught.value.errors) == [field]
+
+
+def test_a_wrong_value_of_what_does_not_act_is_no_matter() -> None:
+    values = {"start.grow": "wide", "enlarge.steps": "many", "refine.switch_at": 7}
+    assert form.read(values, REGISTRY) == GenerationRequest(prompt="")
 
 
 def test_ids_are_unique_and_the_ones_other_tools_look_for() -> None:

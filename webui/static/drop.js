@@ -1,8 +1,10 @@
-// A picture dropped or pasted on the page fills the form with what it says of itself.
+// A picture dropped or pasted on the page: to begin with, or to fill the form with what it says of
+// itself. While it is held over the page, two fields offer both.
 
 import { asked, part, sentence } from "./dom.js";
 
-export function drops(form, status) {
+export function drops(form, status, start) {
+  const begins = () => (form.values.mode || "text") !== "text";
   const veil = part("drop");
   let depth = 0;
   const carries = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
@@ -17,7 +19,10 @@ export function drops(form, status) {
     veil.hidden = depth === 0;
   });
   document.addEventListener("dragover", (event) => {
-    if (carries(event)) event.preventDefault();
+    if (!carries(event)) return;
+    event.preventDefault();
+    const over = wish(event);
+    for (const half of veil.children) half.classList.toggle("is-over", half.dataset.drop === over);
   });
   document.addEventListener("drop", (event) => {
     if (!carries(event)) return;
@@ -25,12 +30,22 @@ export function drops(form, status) {
     depth = 0;
     veil.hidden = true;
     const file = event.dataTransfer.files[0];
-    if (file) read(file, form, status);
+    if (!file) return;
+    if (wish(event) === "start") start.putAll([...event.dataTransfer.files]);
+    else read(file, form, status);
   });
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
-    if (file) read(file, form, status);
+    if (!file) return;
+    if (begins()) start.put(file);
+    else read(file, form, status);
   });
+
+  /** What a drop here means: the half it falls on says it, else what the page begins with. */
+  function wish(event) {
+    const half = event.target.closest?.("[data-drop]")?.dataset.drop;
+    return half || (begins() ? "start" : "read");
+  }
 }
 
 async function read(file, form, status) {

@@ -54,7 +54,8 @@ export class Film {
   cellAt(pen, i, height, reel, view, step) {
     const x = i * this.cell + GAP / 2;
     const width = this.cell - GAP;
-    const bitmap = reel && step <= reel.last ? reel.frame(view, step) : null;
+    const here = reel && step >= reel.first && step <= reel.last;
+    const bitmap = here ? reel.frame(view, step) : null;
     pen.save();
     pen.beginPath();
     pen.roundRect(x, 0, width, height, 3);
@@ -77,7 +78,8 @@ export class Film {
     const pen = sized(canvas, box.width, box.height);
     const ink = getComputedStyle(canvas);
     const count = this.last;
-    const top = Math.log1p(reel?.schedule?.[0] ?? reel?.sigmas[0] ?? 14.6);
+    const highest = reel?.schedule?.find((sigma) => sigma > 0) ?? reel?.sigmas[reel.first] ?? 14.6;
+    const top = Math.log1p(Math.max(highest, 1e-3));
     const level = (k) => {
       const sigma = reel?.schedule?.[k] ?? reel?.sigmas[k];
       const share = sigma === undefined ? 1 - k / count : Math.log1p(sigma) / top;
@@ -98,6 +100,9 @@ export class Film {
     pen.fillStyle = ink.getPropertyValue("--v-brass");
     slope(Math.min(index, count));
     pen.fill();
+    pen.fillStyle = ink.getPropertyValue("--v-ink");
+    // A second pass begins: a notch.
+    for (const { at } of reel.begins.slice(1)) pen.fillRect(x(at) - 1, 0, 2, box.height);
   }
 }
 

@@ -13,6 +13,7 @@ export class Form {
     this.models = { checkpoints: [], samplers: {} };
     this.last = kept("vitrine.seed");
     this.remembers = false; // not before the old values are back
+    this.ears = [];
     this.loaded = asked("/api/models")
       .then((models) => {
         this.models = models;
@@ -27,12 +28,36 @@ export class Form {
     const before = this.values;
     this.values = Object.fromEntries(names.map((name, i) => [name, values[i]]));
     if (this.remembers) kept(KEY, this.values);
-    if (before.checkpoint !== this.values.checkpoint || before.sampler !== this.values.sampler) {
+    if (["checkpoint", "sampler", "schedule"].some((name) => before[name] !== this.values[name])) {
       const chosen = before.checkpoint && before.checkpoint !== this.values.checkpoint;
       this.shown();
       if (chosen && !this.filling) this.useDefaults();
     }
     this.folded();
+    this.tell();
+  }
+
+  /** `heard(values)` now, if there are any, and whenever one has changed. */
+  hear(heard) {
+    this.ears.push(heard);
+    if (this.remembers) heard(this.values);
+  }
+
+  /** The values, once they are `fitting`. */
+  once(fitting) {
+    if (fitting(this.values)) return Promise.resolve(this.values);
+    return new Promise((resolve) => {
+      const ear = (values) => {
+        if (!fitting(values)) return;
+        this.ears = this.ears.filter((other) => other !== ear);
+        resolve(values);
+      };
+      this.ears.push(ear);
+    });
+  }
+
+  tell() {
+    if (this.remembers) for (const heard of this.ears) heard(this.values);
   }
 
   /** gradio's hook at the start: what was typed last time, where it still fits. */
@@ -47,6 +72,7 @@ export class Form {
     this.remembers = true;
     this.shown();
     this.folded();
+    this.tell();
     return names.map((name) => merged[name] ?? null);
   }
 
@@ -64,8 +90,13 @@ export class Form {
   /** Only what there still is. */
   fitting(values) {
     const fit = { ...values };
-    if (!this.models.checkpoints.some((file) => file.name === fit.checkpoint)) delete fit.checkpoint;
-    if (!(fit.sampler in this.models.samplers)) delete fit.sampler;
+    const models = new Set(this.models.checkpoints.map((file) => file.name));
+    for (const name of ["checkpoint", "enlarge.checkpoint", "refine.checkpoint"]) {
+      if (fit[name] !== "" && !models.has(fit[name])) delete fit[name];
+    }
+    for (const name of ["sampler", "enlarge.sampler"]) {
+      if (fit[name] !== "" && !(fit[name] in this.models.samplers)) delete fit[name];
+    }
     return fit;
   }
 
@@ -120,9 +151,16 @@ export class Form {
     const sampler = this.models.samplers[this.values.sampler];
     const compose = document.getElementById("v-compose");
     // An attribute, for the fields come and go with their fold.
-    if (sampler && compose) compose.dataset.takes = sampler.options.join(" ");
+    if (sampler && compose) compose.dataset.takes = [...sampler.options, ...this.shaping()].join(" ");
     const choice = document.getElementById("txt2img_sampling");
     if (sampler && choice) choice.title = sampler.help;
+  }
+
+  /** The options that the chosen schedule takes. */
+  shaping() {
+    const { sampler, schedule } = this.values;
+    const name = schedule === "automatic" ? this.models.samplers[sampler]?.automatic : schedule;
+    return this.models.schedules?.[name] || [];
   }
 
   /** Files in the models folder that can't be used, and why: none is left out in silence. */
@@ -141,8 +179,26 @@ export class Form {
   folded() {
     const said = part("fold-said");
     if (!said) return;
+    this.accordions();
     const { steps, cfg_scale, seed } = this.values;
     said.textContent = `${steps} steps · guidance ${cfg_scale}${seed ? ` · seed ${seed}` : ""}`;
+  }
+
+  /** What is on says so while it is folded away. */
+  accordions() {
+    const { values } = this;
+    const size = values["enlarge.width"] && values["enlarge.height"]
+      ? `${values["enlarge.width"]} × ${values["enlarge.height"]}` : `${values["enlarge.scale"]} times`;
+    const says = {
+      "v-enlarge": values["enlarge.on"] === true ? size : "",
+      "v-refine": values["refine.checkpoint"] || "",
+      "v-extend": ["left", "top", "right", "bottom"].map((side) => Number(values[`start.extend.${side}`]) || 0)
+        .some(Boolean) ? "on" : "",
+    };
+    for (const [id, words] of Object.entries(says)) {
+      const head = document.querySelector(`#${id} > button`);
+      if (head) head.dataset.says = words;
+    }
   }
 
   used(seed) {
@@ -152,6 +208,21 @@ export class Form {
     if (!button) return;
     button.disabled = false;
     button.textContent = `Use last: ${seed}`;
+  }
+
+  /** A request's JSON becomes the form; `mode` is what it is to begin with. */
+  async useRequest(request, mode) {
+    try {
+      const { values, notes } = await asked("/api/form", {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(request),
+      });
+      this.fill({ ...values, mode });
+      this.say(["The settings are in the form.", ...notes.map(sentence)].join(" "));
+    } catch (error) {
+      this.say(error.message, { kind: "problem" });
+    }
   }
 
   setSeed(seed) {

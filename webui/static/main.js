@@ -6,11 +6,15 @@ import { Form } from "./form.js";
 import { keys } from "./keys.js";
 import { reading } from "./reading.js";
 import { Session } from "./session.js";
+import { Start } from "./start.js";
 
 const PATIENCE_MS = 5000;
 
 let session = null;
+let start = null;
 let patience = 0;
+let arrived = null;
+const sent = new Promise((resolve) => (arrived = resolve));
 const form = new Form((text) => session?.status.say(text));
 
 export const page = {
@@ -18,12 +22,28 @@ export const page = {
   async mount(root) {
     if (session) return;
     session = new Session(root, form);
+    start = new Start(root, form, session);
+    session.start = start;
     keys(session);
-    drops(form, session.status);
+    drops(form, session.status, start);
     folding();
     theming();
     inviting();
+    arrived();
     await session.resume();
+  },
+
+  /** Generate was pressed: what was painted is put in first. */
+  async ready(names, values) {
+    try {
+      clearTimeout(patience);
+      const painted = await start.ready(names, values);
+      waiting();
+      return painted;
+    } catch (error) {
+      session.status.problem(error.message);
+      throw error;
+    }
   },
 
   changed(names, values) {
@@ -42,13 +62,27 @@ export const page = {
     clearTimeout(patience);
     if (!reply) session.status.problem("The server did not take it; its log says why.");
     else if (reply.job) session.follow(reply.job);
-    else session.status.problem(form.wrong(reply.errors));
+    else {
+      session.forever.set(false);
+      if (Object.keys(reply.errors).some((name) => name.startsWith("start."))) start.show("easel");
+      session.status.problem(form.wrong(reply.errors));
+    }
   },
 
   stop: () => session.steer("interrupt"),
   skip: () => session.steer("skip"),
   discard: () => session.steer("cancel"),
 };
+
+/** Other pages hand over {to: "text" | "image" | "inpaint", url?, request?}. */
+document.addEventListener("vitrine-send", async ({ detail }) => {
+  if (!["text", "image", "inpaint"].includes(detail?.to)) return;
+  await sent;
+  await form.loaded;
+  if (detail.request) await form.useRequest(detail.request, detail.to);
+  else form.fill({ mode: detail.to });
+  if (detail.url && detail.to !== "text") await start.putUrl(detail.url, detail.to);
+});
 
 /** The prompt waits for words, where that opens no keyboard; buttons name their keys. */
 async function inviting() {
@@ -70,6 +104,11 @@ async function inviting() {
 /** Generate was pressed: gradio carries the form to the server, and says nothing if that fails. */
 function handing() {
   session.status.say("Handing it to the engine…", { kind: "busy", spoken: false });
+  waiting();
+}
+
+/** Asks what is wrong if no answer comes. */
+function waiting() {
   clearTimeout(patience);
   patience = setTimeout(async () => {
     try {

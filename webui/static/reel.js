@@ -12,7 +12,11 @@ export class Reel {
     this.image = image;
     this.changed = changed;
     this.total = 0;
+    this.first = 0; // a branch begins later
     this.reached = -1;
+    this.passes = []; // what is planned: [{width, height, steps}]
+    this.begins = []; // where each pass begins that has begun: [{at, pass}]
+    this.schedule = [];
     this.sigmas = [];
     this.timesteps = [];
     this.width = 0;
@@ -28,15 +32,24 @@ export class Reel {
     this.pushed = true;
   }
 
-  /** A step message: there is one more frame, or two. */
+  /** A step message: there is one more frame, or two. `at` counts on through all passes. */
   step(message) {
-    this.total = message.total;
-    this.reached = Math.max(this.reached, message.index);
-    this.sigmas[message.index] = message.sigma;
-    this.timesteps[message.index] = message.timestep;
+    const { at, index, pass } = message;
+    if (message.begins) {
+      if (this.reached < 0) this.first = at;
+      this.begins.push({ at, pass });
+      (message.sigmas || []).forEach((sigma, k) => (this.schedule[at - index + k] = sigma));
+      const planned = this.passes[pass];
+      if (planned && !this.done) [this.width, this.height] = [planned.width, planned.height];
+    }
+    const later = this.passes.slice(pass + 1).reduce((sum, one) => sum + one.steps + 1, 0);
+    this.total = at + message.total - index + later;
+    this.reached = Math.max(this.reached, at);
+    this.sigmas[at] = message.sigma;
+    this.timesteps[at] = message.timestep;
     for (const frame of message.frames || []) {
       const [image, view] = frame.split("/");
-      if (Number(image) === this.image) this.known[view].add(message.index);
+      if (Number(image) === this.image) this.known[view].add(at);
     }
     this.changed(this);
   }
@@ -57,11 +70,12 @@ export class Reel {
     if (index >= this.last && this.final && (view === "denoised" || this.done?.finished)) {
       return this.final;
     }
-    const shown = view === "denoised" && index === 0 ? "latents" : view;
-    for (let k = index; k >= 0; k--) {
+    const begun = this.begins.some(({ at }) => at === index) || index === 0;
+    const shown = view === "denoised" && begun && !this.known.denoised.has(index) ? "latents" : view;
+    for (let k = index; k >= this.first; k--) {
       if (this.bitmaps[shown][k]) return this.bitmaps[shown][k];
     }
-    return this.bitmaps.latents[0] || null;
+    return this.bitmaps.latents[this.first] || null;
   }
 
   has(view, index) {

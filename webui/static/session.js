@@ -2,6 +2,7 @@
 
 import { asked, kept, made, part, sentence } from "./dom.js";
 import { Develop } from "./develop.js";
+import { Forever } from "./forever.js";
 import { Gallery } from "./gallery.js";
 import { Reel } from "./reel.js";
 import { Stage } from "./stage.js";
@@ -24,6 +25,8 @@ export class Session {
     });
     this.caption = part("caption", root);
     this.develop = new Develop(this.timeline);
+    this.forever = new Forever(this.status, form);
+    this.start = null; // what is begun with, once there is a page for it
     this.reels = new Map();
     this.job = null;
     this.watch = null;
@@ -94,9 +97,8 @@ export class Session {
     this.watch?.close();
     this.develop.stop();
     this.job = { id, images: 1, ready: this.engine.ready };
-    this.reel = null;
-    this.schedule = [];
     document.documentElement.classList.add("is-running");
+    this.start?.show("result");
     part("notes").replaceChildren();
     part("notes").hidden = true;
     this.status.say("Handing it to the engine…", { kind: "busy", share: 0 });
@@ -115,6 +117,7 @@ export class Session {
     if (message.type === "started") {
       this.job.images = message.request.images;
       this.job.request = message.request;
+      this.job.passes = message.passes;
       document.documentElement.classList.toggle("has-several", this.job.images > 1);
       this.form.used(message.request.seed);
     } else if (message.type === "loaded") {
@@ -129,17 +132,23 @@ export class Session {
       part("notes").hidden = false;
     }
     this.status.tell(message, this.job);
-    if (["finished", "failed", "cancelled"].includes(message.type)) this.ended(message.type);
+    if (["finished", "failed", "cancelled"].includes(message.type)) {
+      this.ended(message.type);
+      const follows = this.start?.next(message.type, message.interrupted);
+      if (!follows) this.forever.ended(message.type, message.interrupted);
+    }
   }
 
   stepped(message) {
-    if (message.sigmas) this.schedule = message.sigmas;
     for (const image of message.images) {
       const reel = this.reelOf(this.job.id, image, this.job.request);
-      reel.schedule = this.schedule;
+      reel.passes = this.job.passes || [];
       reel.step(message);
     }
     const first = Math.min(...message.images);
+    const shown = this.reels.get(`${this.job.id}/${first}`);
+    this.job.whole = shown.total;
+    if (message.begins && this.timeline.reel === shown) this.stage.shape(shown.width, shown.height);
     if (this.timeline.reel?.job !== this.job.id || this.showing !== first) {
       // A person who looks at an earlier image of this job is left with it.
       const watching = this.timeline.reel?.job === this.job.id && !this.timeline.following;
@@ -172,6 +181,17 @@ export class Session {
     this.stage.shape(reel.width, reel.height);
     this.captioned(reel);
     this.timeline.put(reel, options);
+    this.compared(reel);
+  }
+
+  /** Over a result that began with a picture, what it was before can be laid. */
+  async compared(reel) {
+    if (!this.compare && !(reel.done && reel.request.start)) return;
+    if (!this.compare) {
+      const { Compare } = await import("./compare.js");
+      this.compare ??= new Compare(this.stage.case.closest(".v-show"), this.status);
+    }
+    this.compare.put(this.timeline.reel);
   }
 
   imageDone(message) {
@@ -179,7 +199,11 @@ export class Session {
     reel.request = message.request;
     reel.finish(message);
     reel.name = message.name;
-    if (reel === this.timeline.reel) this.captioned(reel);
+    if (reel === this.timeline.reel) {
+      this.captioned(reel);
+      this.stage.shape(reel.width, reel.height);
+      this.compared(reel);
+    }
     this.gallery.add({ job: this.job.id, ...message });
     this.remember(this.job.id);
     if (reel === this.timeline.reel) this.gallery.select(this.job.id, message.index);
@@ -202,6 +226,7 @@ export class Session {
   /** Puts one of the session's images on the stage, with its timeline. */
   async showImage(image, { quietly = false } = {}) {
     this.gallery.select(image.job, image.index);
+    if (!quietly) this.start?.show("result");
     const name = `${image.job}/${image.index}`;
     if (this.job?.id === image.job && this.reels.has(name)) {
       this.putReel(image.job, image.index);
@@ -212,6 +237,7 @@ export class Session {
     reel.pushed = false;
     this.putReel(image.job, image.index);
     reel.finish(image);
+    this.compared(reel);
     if (!quietly && !this.isRunning) this.status.say("Ready.", { spoken: false });
     try {
       await this.replay(reel);
@@ -227,7 +253,7 @@ export class Session {
     return new Promise((resolve, reject) => {
       const watch = new Watch(reel.job, {
         message: (message) => {
-          if (message.sigmas) reel.schedule = message.sigmas;
+          if (message.type === "started") reel.passes = message.passes || [];
           if (message.type === "step" && message.images.includes(reel.image)) reel.step(message);
           if (["finished", "failed", "cancelled"].includes(message.type)) {
             reel.end();
@@ -246,10 +272,10 @@ export class Session {
   }
 
   /** What the picture was made of, as on the plaque of a display case. */
-  captioned({ request, name }) {
+  captioned({ request, name, done }) {
     const facts = [
       `seed ${request.seed}`, `${request.steps} steps`, `guidance ${request.cfg_scale}`,
-      `${request.width} × ${request.height}`, ...(name ? [name] : []),
+      `${(done || request).width} × ${(done || request).height}`, ...(name ? [name] : []),
     ];
     this.caption.replaceChildren(
       made("q", { textContent: request.prompt }), " ", made("span", { textContent: facts.join(" · ") }),
@@ -261,6 +287,10 @@ export class Session {
   }
 
   async steer(how) {
+    if (how !== "skip") {
+      this.forever.set(false);
+      this.start?.next(how, true);
+    }
     if (!this.isRunning || !this.job) return;
     try {
       await asked(`/api/jobs/${this.job.id}/${how}`, { method: "POST" });

@@ -92,7 +92,7 @@ export class Stage {
     }
   }
 
-  /** Bitmaps, stretched over the picture's own size; two of them side by side. */
+  /** Bitmaps, as large as the picture; two of them side by side. */
   draw(bitmaps, words) {
     this.split(bitmaps.length > 1);
     this.hint.hidden = true;
@@ -101,8 +101,22 @@ export class Stage {
       const { canvas, pen } = this.panes[i];
       canvas.classList.remove("is-waiting");
       pen.imageSmoothingQuality = "high";
-      pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+      drawnInto(pen, bitmap);
       canvas.setAttribute("aria-label", words);
     });
   }
+}
+
+/** Over the whole canvas; what has another shape (a part that is painted alone) in its middle. */
+function drawnInto(pen, bitmap) {
+  const { width, height } = pen.canvas;
+  const stretch = (bitmap.width * height) / (bitmap.height * width);
+  if (Math.abs(Math.log(stretch)) < 0.06) {
+    pen.drawImage(bitmap, 0, 0, width, height);
+    return;
+  }
+  const scale = Math.min(width / bitmap.width, height / bitmap.height);
+  const [across, down] = [bitmap.width * scale, bitmap.height * scale];
+  pen.clearRect(0, 0, width, height);
+  pen.drawImage(bitmap, (width - across) / 2, (height - down) / 2, across, down);
 }

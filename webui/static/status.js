@@ -67,13 +67,19 @@ export class Status {
 
   step(message, run, several) {
     const { index, total } = message;
+    if (message.begins) this.tempo = [];
     if (message.seconds > 0) this.tempo = [...this.tempo, message.seconds].slice(-8);
     const pace = this.tempo.reduce((sum, s) => sum + s, 0) / (this.tempo.length || 1);
     const first = Math.min(...message.images);
-    const left = total - index + Math.max(0, run.images - first - message.images.length) * total;
-    const which = several ? `Image ${first + 1} of ${run.images}, step` : "Step";
+    const whole = run.whole || total || 1;
+    const at = message.at ?? index;
+    const left = whole - at + Math.max(0, run.images - first - message.images.length) * whole;
+    const larger = message.pass > 0;
+    const one = larger ? "enlarging, step" : "step";
+    const words = several ? `Image ${first + 1} of ${run.images}, ${one}` : one;
+    const which = words[0].toUpperCase() + words.slice(1);
     const time = pace > 0 ? ` · ${duration(left * pace)} left` : "";
-    this.share = (first * total + index) / (run.images * total);
+    this.share = (first * whole + at) / (run.images * whole);
     this.say(`${which} ${index} of ${total}${index < total ? time : ""}`, {
       kind: "busy", spoken: false, share: this.share,
     });

@@ -21,7 +21,7 @@ export class Timeline {
     this.scrub = part("scrub", root);
     this.film = new Film(part("film", root), part("levels", root), part("loupe", root));
     this.words = {};
-    for (const name of ["at", "sigma", "timestep", "end", "play", "play-word", "play-shape"]) {
+    for (const name of ["at", "sigma", "timestep", "begin", "end", "play", "play-word", "play-shape"]) {
       this.words[name] = part(name, root);
     }
     this.loop = part("loop", root);
@@ -111,7 +111,7 @@ export class Timeline {
   changed(reel) {
     if (reel !== this.reel) return;
     if (this.following && !this.timer) this.index = reel.last;
-    this.index = Math.min(this.index, reel.last);
+    this.index = Math.max(reel.first, Math.min(this.index, reel.last));
     if (!this.pending) {
       this.pending = requestAnimationFrame(() => {
         this.pending = 0;
@@ -122,7 +122,7 @@ export class Timeline {
 
   go(index) {
     if (!this.reel) return;
-    this.index = Math.max(0, Math.min(Math.round(index), this.reel.last));
+    this.index = Math.max(this.reel.first, Math.min(Math.round(index), this.reel.last));
     this.draw();
   }
 
@@ -177,6 +177,7 @@ export class Timeline {
       return;
     }
     // The whole way is the input's range; what is not there yet can't be reached.
+    this.scrub.min = String(reel.first);
     this.scrub.max = String(reel.over ? reel.last : reel.total);
     this.scrub.value = String(this.index);
     const sigma = reel.sigmas[this.index] ?? 0;
@@ -186,6 +187,8 @@ export class Timeline {
     this.words.timestep.textContent = String(Math.round(timestep));
     const stopped = reel.over && reel.last < reel.total;
     this.words.end.textContent = stopped ? `Stopped at ${reel.last} of ${reel.total}` : "Image";
+    const { start, branch } = reel.request || {};
+    this.words.begin.textContent = branch ? "Branch" : start && start.strength < 1 ? "Picture and noise" : "Noise";
     const seen = SEEN[this.chosen];
     const words = `Step ${this.index} of ${reel.last}, ${seen}, sigma ${sigma.toFixed(2)}`;
     this.scrub.setAttribute("aria-valuetext", words);
