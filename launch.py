@@ -5,6 +5,8 @@
   python3 launch.py doctor [FLAGS]   say in words what is wrong with this set-up
   python3 launch.py generate [...]   set up, then make pictures from the terminal
   python3 launch.py download WHAT    set up, then fetch a model (owner/name or an address)
+  python3 launch.py extensions [...]     set up, then list, install, enable or remove extensions
+  python3 launch.py new-extension NAME   set up, then write an extension that works, to begin with
 
 Flags; the environment variable COMMANDLINE_ARGS may hold some too:
   --listen              let other machines on the network in, with a token
@@ -362,7 +364,6 @@ def findings(place: Place, flags: Start) -> list[tuple[bool, str]]:
         (free >= 3, f"{free:.1f} GB of disk free; set-up takes 2"),
         *map(writable_finding, (place.root, place.venv, *folders.values())),
         port_finding(int(flags.value("--port", "7860"))),
-        models_finding(folders["models"]),
         (True, f"Chromium for the tests: {chromium or 'not there; the tests of the page need it'}"),
     ]
 
@@ -411,14 +412,6 @@ def port_finding(port: int) -> tuple[bool, str]:
     return True, f"Port {port} is free"
 
 
-def models_finding(models: Path) -> tuple[bool, str]:
-    found = [p for p in models.rglob("*") if p.suffix.lower() in (".safetensors", ".ckpt")]
-    if not found:
-        return True, f"No models in {models}: the small one that ships is there to begin with"
-    places = ", ".join(sorted({p.parent.name for p in found}))
-    return True, f"{len(found)} model files in {models} ({places})"
-
-
 def start(place: Place, words: Sequence[str]) -> int:
     words = [*split_words(os.environ.get("COMMANDLINE_ARGS", "")), *words]
     flags = understood(words, has_display())
@@ -440,10 +433,17 @@ def test(place: Place, words: Sequence[str]) -> int:
 
 
 def doctor(place: Place, words: Sequence[str]) -> int:
-    found = findings(place, understood(words, has_display=False))
+    flags = understood(words, has_display=False)
+    found = findings(place, flags)
     for is_well, sentence in found:
-        print(f"{'  ok ' if is_well else 'LOOK '} {sentence}")
-    return 0 if all(is_well for is_well, _ in found) else 1
+        print(f"{'  ok ' if is_well else 'LOOK '} {sentence}", flush=True)
+    is_well = all(is_well for is_well, _ in found)
+    if not is_up_to_date(place, ()):
+        return 0 if is_well else 1
+    # What is installed can say more: of models, settings and the queue.
+    asked = [str(place.python), "-m", "webui.doctor", *flags.webui]
+    more = subprocess.call(asked, env=child_environment(place), cwd=place.root)
+    return 0 if is_well and not more else 1
 
 
 def generate(place: Place, words: Sequence[str]) -> int:
@@ -456,12 +456,24 @@ def download(place: Place, words: Sequence[str]) -> int:
     return hand_over([str(place.python), "-P", "-m", "core.models.download", *words], place)
 
 
+def extensions(place: Place, words: Sequence[str]) -> int:
+    set_up(place)
+    return hand_over([str(place.python), "-P", "-m", "core.extend", *(words or ["list"])], place)
+
+
+def new_extension(place: Place, words: Sequence[str]) -> int:
+    set_up(place)
+    return hand_over([str(place.python), "-P", "-m", "core.extend.skeleton", *words], place)
+
+
 COMMANDS = {
     "start": start,
     "test": test,
     "doctor": doctor,
     "generate": generate,
     "download": download,
+    "extensions": extensions,
+    "new-extension": new_extension,
 }
 
 

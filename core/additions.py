@@ -126,7 +126,7 @@ def settings_of(kind: type, values: Mapping[str, Json], name: str) -> Any:
     """
     where = f"extras.{name}."
     try:
-        settings = read_json(kind, values, where)
+        settings: Any = read_json(kind, values, where)
     except ValueError as error:  # raised in a __post_init__ of its own
         raise RequestError(f"{name}: {error}", where + "*") from error
     for one in dataclasses.fields(kind):

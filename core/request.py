@@ -82,6 +82,24 @@ class Fill(enum.StrEnum):
     """Latents of zero."""
 
 
+class Hearing(enum.StrEnum):
+    """Whom a run listens to where prompt and guide disagree; A1111's "control mode"."""
+
+    BALANCED = "balanced"
+    PROMPT = "prompt"
+    """The guide speaks softer, the more the finer the layer."""
+    CONTROL = "control"
+    """The same, and the negative prompt does not hear it at all, so guidance drives towards it."""
+
+
+class During(enum.StrEnum):
+    """In which passes of a run with a second, larger one a guide acts."""
+
+    BOTH = "both"
+    FIRST = "first"
+    SECOND = "second"
+
+
 class Wish(enum.Enum):
     """What is wanted of a run under way; `generate` asks between steps."""
 
@@ -162,6 +180,8 @@ class StartImage:
     """Whether the mask's greys are strengths: differential diffusion, arXiv:2306.00950."""
     extend: tuple[int, ...] = ()
     """Pixels by which the picture grows (left, top, right, bottom), painted anew."""
+    depth: str | None = None
+    """A depth map, white near, for checkpoints that read one; None: estimated by their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +249,38 @@ class HypernetUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlUse:
+    """A picture that guides: through a ControlNet, a T2I-Adapter or an IP-Adapter.
+
+    Pictures are named as in StartImage.
+    """
+
+    model: str
+    """Name in the catalog."""
+    picture: str | None = None
+    """None: the picture that the run starts from."""
+    preprocessor: str = "none"
+    """What is made of the picture first; a name of `core.images.guides`."""
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    """Settings of the preprocessor."""
+    weight: float = 1.0
+    start: float = 0.0
+    """Share of the steps after which it begins to act."""
+    end: float = 1.0
+    """Share of the steps after which it ends."""
+    resize: Resize = Resize.CROP
+    """How the picture is made as large as what is painted."""
+    hearing: Hearing = Hearing.BALANCED
+    mask: str | None = None
+    """Where it acts: white; None: everywhere."""
+    during: During = During.BOTH
+    low_memory: bool = False
+    """Whether the network leaves the device after each step."""
+    encoder: str | None = None
+    """An IP-Adapter's image encoder, by its name in the catalog; None: the one that fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """What to make. Unset (None) fields are filled in by `core.resolve`."""
 
@@ -262,6 +314,7 @@ class GenerationRequest:
     """Whether opposite edges fit each other."""
     loras: tuple[LoraUse, ...] = ()
     hypernets: tuple[HypernetUse, ...] = ()
+    controls: tuple[ControlUse, ...] = ()
     start: StartImage | None = None
     enlarge: Enlarge | None = None
     refine: Refine | None = None

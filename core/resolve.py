@@ -9,12 +9,14 @@ from dataclasses import fields, replace
 from typing import NamedTuple
 
 from core.errors import RequestError
+from core.images.guides import preprocessor
 from core.images.resize import FILTERS
-from core.models.catalog import Catalog, Kind
+from core.models.catalog import FAMILIES, Catalog, Kind
 from core.passes import LATENT_UPSCALERS, enlarged, enlarged_size
 from core.registry import Registry
 from core.request import (
     MAX_SEED,
+    ControlUse,
     Enlarge,
     GenerationRequest,
     Refine,
@@ -73,6 +75,8 @@ LORA_BOUNDS = {
     "start": Bound(0, 1),
     "end": Bound(0, 1),
 }
+CONTROL_BOUNDS = {"weight": Bound(0, 10), "start": Bound(0, 1), "end": Bound(0, 1)}
+MAX_CONTROLS = 10
 MAX_PROMPT = 20_000
 """Letters in a prompt."""
 MAX_PIXELS = 4096 * 4096
@@ -80,6 +84,7 @@ MAX_PIXELS = 4096 * 4096
 MAX_WORK = 2 * 10**10
 """Pixels × steps × images of one request: 500 steps at 512² of 100 images is about as much."""
 SIZE_STEP = 8
+TITLES = {family.name: family.title for family in FAMILIES}
 DRAWN_SEEDS = 2**32
 """Drawn seeds stay below this, short enough to read aloud; typed ones may be larger."""
 
@@ -118,6 +123,7 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
     _check_networks(resolved, catalog)
     return replace(
         resolved,
+        controls=_resolved_controls(resolved, catalog),
         enlarge=_resolved_enlarge(resolved, catalog, registry),
         refine=_resolved_refine(resolved, catalog),
     )
@@ -147,12 +153,8 @@ def _check_parts(request: GenerationRequest) -> None:
             _check(name, value, bound, part + ".")
     start = request.start
     if start is not None:
-        for name in ("picture", "mask"):
-            value = getattr(start, name)
-            if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
-                raise RequestError(
-                    f"{name} must be the SHA-256 of a picture that was sent here", f"start.{name}"
-                )
+        for name in ("picture", "mask", "depth"):
+            _check_picture(getattr(start, name), name, "start.")
         if start.extend and (len(start.extend) != 4 or min(start.extend) < 0):
             raise RequestError(
                 "extend is four numbers of pixels, left, top, right, bottom", "start.extend"
@@ -163,6 +165,54 @@ def _check_parts(request: GenerationRequest) -> None:
                 _check(name, value, bound, f"loras[{number}].")
     if request.branch is not None and request.images != 1:
         raise RequestError("a branch makes one image", "images")
+
+
+def _check_picture(name: str | None, field: str, prefix: str) -> None:
+    if name is not None and not re.fullmatch("[0-9a-f]{64}", name):
+        raise RequestError(
+            f"{field} must be the SHA-256 of a picture that was sent here", prefix + field
+        )
+
+
+def _resolved_controls(request: GenerationRequest, catalog: Catalog) -> tuple[ControlUse, ...]:
+    """Every guide with its model's own name and its preprocessor's settings in full."""
+    if len(request.controls) > MAX_CONTROLS:
+        raise RequestError(
+            f"{len(request.controls)} guides were asked for; {MAX_CONTROLS} is the most", "controls"
+        )
+    return tuple(
+        _resolved_control(request, use, f"controls[{number}].", catalog)
+        for number, use in enumerate(request.controls)
+    )
+
+
+def _resolved_control(
+    request: GenerationRequest, use: ControlUse, where: str, catalog: Catalog
+) -> ControlUse:
+    for name, bound in CONTROL_BOUNDS.items():
+        _check(name, getattr(use, name), bound, where)
+    for name in ("picture", "mask"):
+        _check_picture(getattr(use, name), name, where)
+    if use.picture is None and request.start is None:
+        raise RequestError(
+            "a guide needs a picture: choose one, or start from a picture", where + "picture"
+        )
+    model = catalog.file(Kind.CONTROLNET, use.model, where + "model")
+    checkpoint = catalog.checkpoint(request.checkpoint)
+    base = model.facts.base
+    if base in TITLES and base != checkpoint.family.name:
+        raise RequestError(
+            f"{model.name} was made for {TITLES[base]}, and {checkpoint.name} is of "
+            f"{checkpoint.family.title}; choose a guide or a checkpoint of the same kind",
+            where + "model",
+        )
+    encoder = use.encoder
+    if encoder is not None:
+        encoder = catalog.file(Kind.IMAGE_ENCODER, encoder, where + "encoder").name
+    settings = preprocessor(use.preprocessor, where + "preprocessor").checked(
+        use.settings, where + "settings."
+    )
+    return replace(use, model=model.name, encoder=encoder, settings=vars(settings))
 
 
 def _check_networks(request: GenerationRequest, catalog: Catalog) -> None:

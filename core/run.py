@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.additions import Wrapping
-from core.errors import RequestError
+from core.errors import AdapterError, RequestError
 from core.events import Event, Loaded, Loading, Note, Origin, Step
+from core.images.guiding import Scene
 from core.images.inputs import Inputs
 from core.images.pixels import pictures, pixels
 from core.images.resize import FILTERS, stretched
@@ -26,6 +27,7 @@ from core.levels import Segment, image_seeds, levels_of, sampler_of, segments
 from core.models.adapting import told
 from core.models.catalog import Catalog, Kind
 from core.models.checkpoint import Checkpoint
+from core.models.controlling import Timed, acting, asked
 from core.models.store import Store
 from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
 from core.nn.attention import Attending
@@ -82,6 +84,10 @@ class Guide:
     tiling: bool = False
     wrapping: Wrapping = Wrapping()
     """What extensions put round guidance and the denoiser."""
+    controls: tuple[Timed, ...] = ()
+    """What guides beside the prompts."""
+    intervals: int = 0
+    """Of the whole walk: what the shares of `controls` are of."""
 
     def combine(self) -> Combine:
         """How the answers to its prompts become one."""
@@ -93,11 +99,18 @@ class Guide:
         An adaptive sampler may take more intervals than there are wordings; the last one stays.
         """
         self.wear()
+        model = self.model
+        beside = acting(self.controls, index, self.intervals)
         index = min(index, len(self.positive.intervals) - 1)
         ((negative, _),) = self.negative.at(index)
-        model = self.model
         predictor = Predictor(
-            model.network, model.prediction, self.schedule, model.dtype, self.attending
+            network=model.network,
+            prediction=model.prediction,
+            schedule=self.schedule,
+            dtype=model.dtype,
+            attending=self.attending,
+            controls=beside.controls,
+            looks=beside.looks,
         )
         combine = combine or self.combine()
         positive = self.positive.at(index)
@@ -164,6 +177,8 @@ class Run:
     guides: dict[tuple[int, Segment], tuple[PromptOverTime, PromptOverTime]] = field(
         default_factory=dict
     )
+    controls: dict[tuple[int, str], tuple[Timed, ...]] = field(default_factory=dict)
+    """By pass and checkpoint."""
     prepared: Prepared | None = None
     notes: set[Note] = field(default_factory=set)
 
@@ -226,6 +241,7 @@ class Run:
         if not same:
             _check_same_latents(walk.model, model)
         adapting = self.house.store.adapting
+        controls = yield from self._controls(walk, model)
         wear = functools.partial(adapting.put_on, model, segment.loras)
         for applied, use in zip(wear(), segment.loras, strict=True):
             yield from self._said(Note(*told(applied, use)))
@@ -248,7 +264,36 @@ class Run:
             wear=wear,
             tiling=request.tiling,
             wrapping=wrapping,
+            controls=controls,
+            intervals=len(walk.sigmas) - 1,
         )
+
+    def _controls(self, walk: Walk, model: Checkpoint) -> Generator[Event, None, tuple[Timed, ...]]:
+        """What guides a walk beside its prompts, for one of its models."""
+        request = walk.part.request
+        uses = asked(request.controls, walk.part.index)
+        if not uses:
+            return ()
+        adaptive = self.house.registry.sampler(request.sampler).adaptive
+        if adaptive and any(use.start > 0 or use.end < 1 for _, use in uses):
+            raise RequestError(
+                "with a sampler that chooses its own steps a guide acts from start to end",
+                "controls",
+            )
+        key = walk.part.index, model.name
+        if key not in self.controls:
+            yield Loading("what guides", 0, 0)
+            assert request.width and request.height
+            begun = None if request.start is None else self._begun(request)
+            scene = Scene(self.house.inputs, request.width, request.height, begun)
+            try:
+                self.controls[key] = self.house.store.controlling.guides(model, uses, scene)
+            except AdapterError as error:
+                if model.name == request.checkpoint:
+                    raise
+                yield from self._said(Note("not applied", f"from the switch on: {error}"))
+                self.controls[key] = ()
+        return self.controls[key]
 
     def _said(self, note: Note) -> Iterator[Note]:
         """The note, once a run."""
@@ -272,11 +317,7 @@ class Run:
         request = walk.part.request
         start = request.start
         assert start is not None and request.width and request.height
-        if self.prepared is None:
-            if self.house.inputs is None:
-                raise RequestError("there is no folder of pictures here to start from", "start")
-            self.prepared = prepared(start, self.house.inputs, request.width, request.height)
-        begun = self.prepared
+        begun = self._begun(request)
         latents = self._encoded(walk, begun.picture)
         masking = None
         if begun.mask is not None:
@@ -288,6 +329,16 @@ class Run:
             elif start.fill is Fill.NOTHING:
                 latents = latents * (1 - hole)
         return replace(_noised(walk, latents), masking=masking, picture=begun)
+
+    def _begun(self, request: GenerationRequest) -> Prepared:
+        """The request's own picture, at the size of the first pass."""
+        if self.prepared is None:
+            start, first = request.start, self.request
+            assert start is not None and first.width and first.height
+            if self.house.inputs is None:
+                raise RequestError("there is no folder of pictures here to start from", "start")
+            self.prepared = prepared(start, self.house.inputs, first.width, first.height)
+        return self.prepared
 
     def _encoded(self, walk: Walk, picture: Image) -> Tensor:
         """(1 c h w) of the walk's size; a picture of another size is stretched as latents."""
@@ -314,12 +365,16 @@ class Run:
         return _noised(walk, torch.cat(encoded))
 
     def _beside(self, walk: Walk, model: Checkpoint) -> Tensor | None:
-        """What an inpainting U-Net is given beside the latents: the mask, and what it hides."""
-        begun = walk.picture
+        """What a U-Net is given beside the latents: to inpaint the mask, and what it hides; or how
+        near each place is."""
+        request, begun = walk.part.request, walk.picture
+        assert request.width and request.height
+        if model.kind == "depth" and request.start is not None:
+            before = self._begun(request)
+            scene = Scene(self.house.inputs, request.width, request.height, before)
+            return self.house.store.controlling.depth(model, request.start, scene)
         if begun is None or model.kind != "inpainting":
             return None
-        request = walk.part.request
-        assert request.width and request.height
         _, rows, columns = model.latent_shape(request.width, request.height)
         mask = torch.from_numpy(begun.latent_mask(rows, columns, False))[None, None]
         shown = pixels(begun.picture) * torch.from_numpy(begun.shown())

@@ -52,7 +52,7 @@ ROOMS = {
     "core.levels": (f"{PLAIN} core.passes core.registry core.sampling", "torch"),
     "core.resolve": (
         f"{PLAIN} core.passes core.registry core.models.catalog core.text.prompt"
-        " core.text.networks core.images.resize",
+        " core.text.networks core.images.resize core.images.guides",
         "",
     ),
     # What the walks of one request share; `generate` tells the story with it.

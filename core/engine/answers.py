@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from core.engine.engine import DecodeStep, Query, Upscale, View
+from core.engine import looking, trials
+from core.engine.engine import (
+    DecodeLatents,
+    DecodeStep,
+    EncodePicture,
+    GuessOnce,
+    LookInside,
+    LookThrough,
+    LookWhere,
+    LookWords,
+    PlotSchedules,
+    Query,
+    Upscale,
+    View,
+)
 from core.engine.job import Job
+from core.engine.looking import exhausted, step_of
 from core.errors import RequestError
 from core.events import Step
 from core.images.pixels import pictures
 from core.run import House, larger_picture
 from core.sampling.schedule import variance_preserving
-from core.trace import step_at
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-T = TypeVar("T")
 
 
 def answered(query: Query, find: Callable[[str], Job], house: House) -> Any:
@@ -33,6 +45,22 @@ def answered(query: Query, find: Callable[[str], Job], house: House) -> Any:
                 raise RequestError("there is no folder of pictures here", "picture")
             picture, size = house.inputs.open(query.picture), (query.width, query.height)
             return exhausted(larger_picture(house, query.upscaler, picture, size, "upscaler"))
+        case LookInside():
+            return looking.inside(query, find(query.job), house)
+        case LookWhere():
+            return looking.where(query, find(query.job), house)
+        case LookThrough():
+            return looking.through(query, find(query.job), house)
+        case LookWords():
+            return looking.words(query, find(query.job), house)
+        case DecodeLatents():
+            return trials.decoded(query, house)
+        case EncodePicture():
+            return trials.encoded(query, house)
+        case GuessOnce():
+            return trials.guess(query, house)
+        case PlotSchedules():
+            return trials.plotted(query, house)
 
 
 @torch.inference_mode()
@@ -42,7 +70,7 @@ def decoded_step(query: DecodeStep, job: Job, house: House) -> Image:
     Raises:
         RequestError: the job has no such step.
     """
-    step = _step_of(query, job, house)
+    step = step_of(query, job, house)
     row = step.images.index(query.image)
     assert job.request.checkpoint is not None
     model = exhausted(house.store.loaded(job.request.checkpoint, job.request.vae))
@@ -62,25 +90,3 @@ def seen(step: Step, view: View) -> Tensor:
     if view == "denoised" or step.sigma <= 0:
         return state.denoised
     return (state.latents - state.denoised) / sigma
-
-
-def _step_of(query: DecodeStep, job: Job, house: House) -> Step:
-    for event in job.events():
-        if (
-            isinstance(event, Step)
-            and query.image in event.images
-            and (event.pass_index, event.state.index) == (query.pass_index, query.index)
-        ):
-            return event
-    if job.trace is None:
-        raise RequestError(f"step {query.index} of image {query.image} is not there (yet)")
-    return step_at(job.trace, house.registry, query.image, query.index, query.pass_index)
-
-
-def exhausted(steps: Generator[Any, None, T]) -> T:
-    """What a generator returns, its events dropped."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

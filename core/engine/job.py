@@ -47,11 +47,14 @@ class Job:
         owner: str,
         id: str | None = None,
         created: float | None = None,
+        saves: bool = True,
     ) -> None:
         self.id = id or new_job_id()
         self.owner = owner
         self.request = request
         self.created = time.time() if created is None else created
+        self.saves = saves
+        """Whether its pictures go to disk; else they are there for whoever waits for them."""
         self.trace: Path | None = None
         """The recording, once the engine began one."""
         self.error: Exception | None = None
@@ -128,6 +131,12 @@ class Job:
             if wish is Wish.SKIP:
                 self._wish = Wish.GO_ON
             return wish
+
+    @property
+    def wanted(self) -> Wish:
+        """The owner's wish, looked at without granting it."""
+        with self._changed:
+            return self._wish
 
     @property
     def is_cancelled(self) -> bool:

@@ -6,31 +6,37 @@ torch and the networks are imported on that thread, so whoever makes an engine i
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import queue
 import re
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.engine.engine import EngineInfo, Query
+from core.engine.engine import EngineInfo, Load, Query, Unload
 from core.engine.job import Job, JobState
-from core.engine.queue import MAX_ATTEMPTS, Queue, Row
-from core.errors import Cancelled, FileError, RequestError, VitrineError
-from core.events import Event, Started, Step
+from core.engine.line import Line
+from core.engine.queue import EVERYBODY, MAX_ATTEMPTS, Queue, Row
+from core.engine.quota import keep_within
+from core.errors import Cancelled, FileError, OutOfMemory, RequestError, VitrineError
+from core.events import Event, Finished, ImageDone, Loaded, Note, Started, Step
 from core.gallery import Gallery
 from core.images.inputs import Inputs
 from core.models.catalog import Catalog
 from core.registry import Registry
 from core.request import Branch, GenerationRequest, Record
-from core.resolve import resolve
+from core.resolve import submitted
 from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.generate import House, Progress
     from core.images.infotext import Hashes
+    from core.images.save import SaveOptions
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +44,8 @@ KEPT_JOBS = 16
 """Finished jobs whose events stay in memory; older ones are read from their recordings."""
 RECALLED_JOBS = 12
 """Jobs of an earlier process that an owner finds again at the first look."""
+UNSAVED, UNSAVED_FILES = 256 * 2**20, 500
+"""Bytes and number of pictures that were not to be kept, and are there for a while."""
 SMALL_MODEL = 500 * 2**20
 """Bytes; a default checkpoint up to this is loaded before anybody asks."""
 
@@ -45,22 +53,33 @@ SMALL_MODEL = 500 * 2**20
 class LocalEngine:
     """Runs jobs one after another on the device of `settings`. Thread-safe."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        save_options: Callable[[str], SaveOptions] | None = None,
+    ) -> None:
         """Begins at once with what an earlier process left in the queue.
+
+        Args:
+            save_options: how the pictures of an owner are saved; None: as by default.
 
         Raises:
             FileError: the data folder can't be written.
         """
         self.settings = settings
+        self._save_options = save_options
         self.registry = registry
         self.catalog = Catalog(settings)
         self.inputs = Inputs(settings.data_dir / "inputs")
-        self.gallery = Gallery(settings.data_dir / "gallery.sqlite3", settings.data_dir / "thumbs")
         self._queue = Queue(settings.data_dir / "queue.sqlite3")
+        self.gallery = Gallery(settings.data_dir / "gallery.sqlite3", settings.data_dir / "thumbs")
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
-        self._waiting: list[Job] = []
-        self._running: Job | None = None
+        self._line = Line(self._queue.paused())
+        self._unsaved = settings.data_dir / "unsaved"
+        """Pictures that nobody wanted kept, for as long as somebody may ask for them."""
+        shutil.rmtree(self._unsaved, ignore_errors=True)
         self._recalled: set[str] = set()
         self._errands: queue.SimpleQueue[tuple[Query, Future[Any]]] = queue.SimpleQueue()
         self._wake = threading.Event()
@@ -74,24 +93,24 @@ class LocalEngine:
     # What anyone may ask
 
     def describe(self) -> EngineInfo:
-        with self._lock:
-            waiting, running = len(self._waiting), self._running is not None
+        waiting, running = self._line.counts()
         house = self._house
         return EngineInfo(
             ready=house is not None,
             device=str(house.store.device) if house else "",
             precision=str(house.store.dtype).removeprefix("torch.") if house else "",
             waiting=waiting,
-            running=int(running),
+            running=running,
             problem="" if self._broken is None else f"the engine can't start: {self._broken}",
         )
 
-    def submit(self, request: GenerationRequest, owner: str = "local") -> Job:
-        resolved = resolve(request, self.catalog, self.registry)
+    def submit(self, request: GenerationRequest, owner: str = "local", saves: bool = True) -> Job:
+        resolved = submitted(request, self.catalog, self.registry)
         if resolved.branch is not None and self.job(resolved.branch.job).owner != owner:
             raise RequestError(f"there is no job {resolved.branch.job[:40]!r}", "branch")
-        job = Job(resolved, owner)
-        self._queue.add(Row(job.id, owner, resolved, job.created, JobState.WAITING, 0, None))
+        job = Job(resolved, owner, saves=saves)
+        row = Row(job.id, owner, resolved, job.created, JobState.WAITING, 0, None, saves)
+        self._queue.add(row)
         self._line_up(job)
         return job
 
@@ -112,16 +131,34 @@ class LocalEngine:
         return sorted(found, key=lambda job: job.created)
 
     def place(self, job: Job) -> int:
-        with self._lock:
-            if job not in self._waiting:
-                return 0
-            return self._waiting.index(job) + (self._running is not None)
+        return self._line.place(job)
+
+    def expected(self, job: Job) -> float | None:
+        return self._line.expected(job)
+
+    def arrange(self, ids: Sequence[str], owner: str) -> None:
+        self._line.arrange(ids, owner)
+        self._queue.arrange(ids)
+
+    def pause(self, paused: bool, owner: str | None = None) -> None:
+        self._queue.pause(EVERYBODY if owner is None else owner, paused)
+        self._line.pause(owner, paused)
+        self._wake.set()
+
+    def is_paused(self, owner: str | None = None) -> bool:
+        return self._line.is_paused(owner)
 
     def inspect(self, query: Query, owner: str = "local") -> Future[Any]:
         answer: Future[Any] = Future()
         self._errands.put((query, answer))
         self._wake.set()
         return answer
+
+    def adopt(self, registry: Registry) -> None:
+        """Other shelves, from the next job on; the running one keeps those it began with."""
+        self.registry = registry
+        if self._house is not None:
+            self._house = replace(self._house, registry=registry)
 
     def close(self) -> None:
         self._closing = True
@@ -170,7 +207,7 @@ class LocalEngine:
 
     def _warm_up(self) -> None:
         """Loads the default model while nobody waits, if it is small: the first picture is soon."""
-        if self._house is None or self._waiting:
+        if self._house is None or self._line.counts()[0]:
             return
         from core.engine.answers import exhausted
 
@@ -184,16 +221,11 @@ class LocalEngine:
 
     def _next(self) -> Job | None:
         self._strike_out_cancelled()
-        with self._lock:
-            self._running = self._waiting.pop(0) if self._waiting else None
-            return self._running
+        return None if self._closing else self._line.take()
 
     def _strike_out_cancelled(self) -> None:
         """Jobs cancelled while they waited leave the queue: no restart brings them back."""
-        with self._lock:
-            over = [job for job in self._waiting if job.state.is_over]
-            self._waiting = [job for job in self._waiting if job not in over]
-        for job in over:
+        for job in self._line.struck_out():
             self._queue.end(job.id, JobState.CANCELLED)
 
     def _run(self, job: Job) -> None:
@@ -203,7 +235,7 @@ class LocalEngine:
         if job.begin():
             self._queue.begin(job.id)
             try:
-                self._follow(job)
+                self._made(job)
             except Cancelled as cancelled:
                 state, error = JobState.CANCELLED, cancelled
             except VitrineError as problem:
@@ -217,25 +249,74 @@ class LocalEngine:
         else:
             state, error = JobState.CANCELLED, Cancelled()
         self._queue.end(job.id, state, None if error is None else str(error))
-        with self._lock:
-            self._running = None
+        self._line.ended()
         job.end(state, error)
         self._forget()
 
-    def _follow(self, job: Job) -> None:
-        """Publishes the run's events; raises Cancelled when it is to be given up."""
+    def _made(self, job: Job) -> None:
+        """Follows the job; where memory runs out, once more in smaller pieces."""
         if self._broken is not None:
             raise VitrineError(f"the engine could not start: {self._broken}") from self._broken
+        from core.engine import memory
+
+        assert self._house is not None
+        device = self._house.store.device
+        try:
+            self._check_room(job)
+            self._follow(job)
+            return
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            memory.let_go(error)
+        has_pictures = any(isinstance(event, ImageDone) for event in job.events())
+        if has_pictures and job.trace is None:
+            raise OutOfMemory(memory.sentence(device))  # nothing says which are made already
+        job.publish(Note("memory", "memory ran out; this goes on in smaller pieces"))
+        is_plain = device.type == "cpu"
+        self._unload(self.settings if is_plain else replace(self.settings, memory="lowvram"))
+        try:
+            self._follow(job, again=True)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            memory.let_go(error)
+            raise OutOfMemory(memory.sentence(device)) from None
+        finally:
+            self._unload(self.settings)
+
+    def _check_room(self, job: Job) -> None:
+        """Raises OutOfMemory before anything is begun that can't fit."""
+        from core.engine.memory import check_room, free_bytes
+
+        assert self._house is not None
+        checkpoint = self.catalog.checkpoint(job.request.checkpoint)
+        is_loaded = self._line.is_loaded(checkpoint.name)
+        size = checkpoint.file.size if checkpoint.file is not None else 0
+        check_room(job.request, 0 if is_loaded else size, free_bytes(self._house.store.device))
+
+    def _follow(self, job: Job, again: bool = False) -> None:
+        """Publishes the run's events; raises Cancelled when it is to be given up.
+
+        Args:
+            again: what was recorded of it was published already.
+        """
         earlier = self._trace_path(job)
         progress = self._progress(earlier)
         resumed = earlier.exists()
-        if resumed:
+        if resumed and not again:
             self._publish_recording(job, earlier)
+        spent = 0.0
         with contextlib.closing(self._events(job, progress)) as events:
             for event in events:
                 if resumed and isinstance(event, Started):
                     continue
                 job.publish(event)
+                spent += event.seconds if isinstance(event, Step) else 0.0
+                if isinstance(event, Loaded):
+                    self._line.loaded(event.checkpoint)
+                if isinstance(event, Finished) and not (resumed or event.interrupted):
+                    self._line.took(job, spent)
                 self._run_errands()
                 if job.is_cancelled or self._closing:
                     raise Cancelled
@@ -255,13 +336,28 @@ class LocalEngine:
 
         assert self._house is not None
         events: Iterator[Event] = generate(job.request, self._house, job.wish, progress)
-        into = self.settings.outputs_dir
-        events = saved(events, into, self.registry, hashes=self._hashes_of, user=job.owner)
-        events = indexed(events, self.gallery, job=job.id, owner=job.owner)
+        into = self.settings.outputs_dir if job.saves else self._unsaved
+        events = saved(
+            events,
+            into,
+            self.registry,
+            options=self._saving(job),
+            hashes=self._hashes_of,
+            user=job.owner,
+        )
+        if job.saves:
+            events = indexed(events, self.gallery, job=job.id, owner=job.owner)
+        events = self._house.registry.told(events)
         if job.request.record is not Record.NOTHING:
             job.trace = self._trace_path(job)
             events = recorded(events, job.trace)
         return events
+
+    def _saving(self, job: Job) -> SaveOptions | None:
+        """As its owner wants it; what nobody keeps is a PNG."""
+        return (
+            None if self._save_options is None or not job.saves else self._save_options(job.owner)
+        )
 
     def _hashes_of(self, request: GenerationRequest) -> Hashes:
         from core.engine.hashes import hashes_of
@@ -295,29 +391,48 @@ class LocalEngine:
 
     def _answered(self, query: Query) -> Any:
         from core.engine.answers import answered
+        from core.engine.looking import exhausted
 
         if self._house is None:
             raise VitrineError(f"the engine could not start: {self._broken}")
+        match query:
+            case Unload():
+                self._unload(self.settings)
+                return None
+            case Load():
+                checkpoint = self.catalog.checkpoint(query.checkpoint)
+                exhausted(self._house.store.loaded(checkpoint.name))
+                self._line.loaded(checkpoint.name)
+                return None
         return answered(query, self.job, self._house)
+
+    def _unload(self, settings: Settings) -> None:
+        """Every checkpoint out of memory: a new store, of these settings, knows none."""
+        from core.models.store import Store
+
+        assert self._house is not None
+        self._house = replace(self._house, store=Store(settings, self.catalog))
+        self._line.loaded(None)
+        gc.collect()
 
     # Jobs of earlier times
 
     def _adopt(self) -> None:
         """Lines up what an earlier process left; what took it down twice is set aside."""
         for row in self._queue.unfinished():
-            job = Job(row.request, row.owner, row.id, row.created)
+            job = Job(row.request, row.owner, row.id, row.created, row.saves)
             if row.attempts >= MAX_ATTEMPTS:
                 error = VitrineError(f"this job was begun {row.attempts} times and never ended")
                 self._queue.end(row.id, JobState.FAILED, str(error))
                 job.end(JobState.FAILED, error)
                 self._jobs[job.id] = job
             else:
-                self._line_up(job)
+                self._line_up(job, resuming=self._trace_path(job).exists())
 
-    def _line_up(self, job: Job) -> None:
+    def _line_up(self, job: Job, resuming: bool = False) -> None:
         with self._lock:
             self._jobs[job.id] = job
-            self._waiting.append(job)
+        self._line.add(job, resuming)
         self._wake.set()
 
     def _forget(self) -> None:
@@ -326,11 +441,12 @@ class LocalEngine:
             over = [id for id, job in self._jobs.items() if job.state.is_over]
             for id in over[:-KEPT_JOBS]:
                 del self._jobs[id]
-        _keep_within(self.settings.traces_dir, self.settings.trace_quota_mb * 2**20)
+        keep_within(self.settings.traces_dir, "*.trace", self.settings.trace_quota_mb * 2**20)
+        keep_within(self._unsaved, "**/*.png", UNSAVED, UNSAVED_FILES)
 
     def _past(self, row: Row) -> Job:
         """A job that is no longer in memory, from its row and its recording."""
-        job = Job(row.request, row.owner, row.id, row.created)
+        job = Job(row.request, row.owner, row.id, row.created, row.saves)
         trace = self._trace_path(job)
         if trace.exists():
             job.trace = trace
@@ -375,18 +491,3 @@ def _settle(answer: Future[Any], work: Callable[[], Any]) -> None:
 def _as_sentence(error: Exception) -> VitrineError:
     """An error nobody foresaw, for a person; the log has its traceback."""
     return VitrineError(f"something went wrong inside ({type(error).__name__}); the log says more")
-
-
-def _keep_within(folder: Path, quota: int) -> None:
-    """Deletes the oldest recordings until the rest fits into `quota` bytes."""
-    files = []
-    for path in folder.glob("*.trace"):
-        with contextlib.suppress(FileNotFoundError):
-            stat = path.stat()
-            files.append((stat.st_mtime, stat.st_size, path))
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
-        if total <= quota:
-            return
-        path.unlink(missing_ok=True)
-        total -= size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from core.engine.job import JobState
 from core.errors import FileError, RequestError
 from core.request import GenerationRequest
 
+EVERYBODY = "*"
+"""Stands for all owners where the whole queue is paused."""
+LATER = {"saves": "INTEGER NOT NULL DEFAULT 1", "position": "REAL"}
+"""Columns that the first tables lack."""
 MAX_ATTEMPTS = 2
 """A job that took the process down twice is not begun a third time."""
 
@@ -33,6 +38,8 @@ class Row:
     attempts: int
     """How often it was begun."""
     error: str | None
+    saves: bool = True
+    """Whether its pictures go to disk."""
 
 
 class Queue:
@@ -52,8 +59,13 @@ class Queue:
                 "CREATE TABLE IF NOT EXISTS jobs (number INTEGER PRIMARY KEY AUTOINCREMENT, "
                 "id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL, request TEXT NOT NULL, "
                 "created REAL NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, "
-                "error TEXT)"
+                "error TEXT, saves INTEGER NOT NULL DEFAULT 1, position REAL)"
             )
+            there = {row[1] for row in self._base.execute("PRAGMA table_info(jobs)")}
+            for name, kind in LATER.items():
+                if name not in there:
+                    self._base.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+            self._base.execute("CREATE TABLE IF NOT EXISTS paused (owner TEXT PRIMARY KEY)")
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise FileError(
@@ -62,8 +74,8 @@ class Queue:
 
     def add(self, row: Row) -> None:
         self._run(
-            "INSERT INTO jobs (id, owner, request, created, state, attempts, error) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (id, owner, request, created, state, attempts, error, saves) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 row.id,
                 row.owner,
@@ -72,6 +84,7 @@ class Queue:
                 row.state.value,
                 row.attempts,
                 row.error,
+                row.saves,
             ),
         )
 
@@ -92,12 +105,37 @@ class Queue:
             (JobState.WAITING.value, id),
         )
 
+    def arrange(self, ids: Sequence[str]) -> None:
+        """These waiting jobs trade places, so that they stand in this order. All, or none."""
+        marks = ", ".join("?" * len(ids))
+        with self._lock, self._base:
+            self._base.execute("BEGIN")
+            found = self._base.execute(
+                f"SELECT COALESCE(position, number) FROM jobs WHERE id IN ({marks})", tuple(ids)
+            )
+            places = sorted(place for (place,) in found)
+            for id, place in zip(ids, places, strict=True):
+                self._base.execute("UPDATE jobs SET position = ? WHERE id = ?", (place, id))
+
+    def pause(self, owner: str, paused: bool) -> None:
+        """Whether this owner's jobs wait until further notice; see `EVERYBODY`."""
+        if paused:
+            self._run("INSERT OR IGNORE INTO paused (owner) VALUES (?)", (owner,))
+        else:
+            self._run("DELETE FROM paused WHERE owner = ?", (owner,))
+
+    def paused(self) -> set[str]:
+        with self._lock:
+            return {owner for (owner,) in self._base.execute("SELECT owner FROM paused")}
+
     def unfinished(self) -> list[Row]:
-        """What was waiting or running, oldest first.
+        """What was waiting or running: that which ran first, then in its owners' order.
 
         A row that this version can't read is set aside as failed, with the reason.
         """
-        return self._read("state IN ('waiting', 'running') ORDER BY number")
+        return self._read(
+            "state IN ('waiting', 'running') ORDER BY state, COALESCE(position, number)"
+        )
 
     def row(self, id: str) -> Row | None:
         rows = self._read("id = ?", (id,))
@@ -112,19 +150,20 @@ class Queue:
             self._base.close()
 
     def _read(self, where: str, values: tuple[object, ...] = ()) -> list[Row]:
-        columns = "id, owner, request, created, state, attempts, error"
+        columns = "id, owner, request, created, state, attempts, error, saves"
         with self._lock:
             found = self._base.execute(
                 f"SELECT {columns} FROM jobs WHERE {where}", values
             ).fetchall()
         rows = []
-        for id, owner, request, created, state, attempts, error in found:
+        for id, owner, request, created, state, attempts, error, saves in found:
             try:
                 value = GenerationRequest.from_json(json.loads(request))
             except (RequestError, ValueError) as problem:
                 self.end(id, JobState.FAILED, f"this version can't read the request: {problem}")
                 continue
-            rows.append(Row(id, owner, value, created, JobState(state), attempts, error))
+            known = JobState(state)
+            rows.append(Row(id, owner, value, created, known, attempts, error, bool(saves)))
         return rows
 
     def _run(self, statement: str, values: tuple[object, ...]) -> None:

@@ -182,7 +182,7 @@ def fitting(header: Header) -> str:
         return next((base for w, base in _BASE_OF_WIDTH.items() if w in widths), "")
     if "body.0.block1.weight" in names:  # a T2I adapter, which sees pixels in squares of 8 or 16
         channels = sum((header.shape("conv_in.weight") or ())[1:2])
-        return {64: "sd1", 768: "sdxl"}.get(channels, "")
+        return {64: "sd1", 192: "sd1", 256: "sdxl", 768: "sdxl"}.get(channels, "")
     vectors = [info.shape for info in names.values() if len(info.shape) in (1, 2)]
     return _BASE_OF_WIDTH.get(vectors[0][-1], "") if len(names) <= 2 and vectors else ""
 

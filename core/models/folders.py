@@ -27,6 +27,7 @@ _YAML_KEYS = {
     "upscale_models": Kind.UPSCALER,
     "controlnet": Kind.CONTROLNET,
     "t2i_adapter": Kind.CONTROLNET,
+    "clip_vision": Kind.IMAGE_ENCODER,
     "vae_approx": Kind.TINY_VAE,
 }
 _SETTINGS = {
@@ -48,6 +49,7 @@ ENDINGS: Mapping[Kind, tuple[str, ...]] = {
     Kind.HYPERNETWORK: (".safetensors", ".pt", ".ckpt"),
     Kind.UPSCALER: (".safetensors", ".pth", ".pt", ".ckpt", ".bin"),
     Kind.CONTROLNET: (".safetensors", ".pth", ".ckpt", ".pt", ".bin"),
+    Kind.IMAGE_ENCODER: (".safetensors", ".bin", ".pt"),
     Kind.TINY_VAE: (".safetensors", ".pth", ".pt"),
 }
 """Of two files of one stem the one whose ending comes first counts as the plain name."""

@@ -20,6 +20,8 @@ class Kind(enum.StrEnum):
     UPSCALER = "upscaler"
     CONTROLNET = "ControlNet"
     """A ControlNet, T2I adapter or IP adapter: what reads a picture beside the prompt."""
+    IMAGE_ENCODER = "image encoder"
+    """What an IP adapter sees a picture with."""
     TINY_VAE = "tiny VAE"
     """Makes small previews of latents."""
 
@@ -36,6 +38,7 @@ FOLDERS: Mapping[Kind, tuple[str, ...]] = {
     Kind.HYPERNETWORK: ("hypernetworks",),
     Kind.UPSCALER: ("ESRGAN", "RealESRGAN", "upscale_models"),
     Kind.CONTROLNET: ("ControlNet", "controlnet", "t2i_adapter", "ipadapter"),
+    Kind.IMAGE_ENCODER: ("clip_vision",),
     Kind.TINY_VAE: ("VAE-approx", "vae_approx"),
 }
 """A1111's names and ComfyUI's, below the models folder; the first is where a file belongs."""
@@ -56,6 +59,7 @@ _MARKS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
             r"|^lora_controlnet$|^body\.\d+\.(block1|resnets)\."
         ),
     ),
+    (Kind.IMAGE_ENCODER, re.compile(r"^(vision_model\.|visual_projection\.|visual\.)")),
     (
         Kind.CHECKPOINT,
         re.compile(

@@ -68,6 +68,12 @@ class Placing:
             self._move(part, self.device)
         self._here.add(part)
 
+    def join(self, part: nn.Module) -> None:
+        """Brings a part to the device beside whatever is there: a network that guides another."""
+        if part not in self._here:
+            self._move(part, self.device)
+            self._here.add(part)
+
     def leave(self, *parts: nn.Module) -> None:
         """Takes parts off the device, into plain memory."""
         for part in parts:

@@ -20,6 +20,7 @@ from core.images.preview import fit_preview
 from core.models.adapting import Adapting
 from core.models.catalog import Catalog, CheckpointFile
 from core.models.checkpoint import Checkpoint
+from core.models.controlling import Controlling
 from core.models.placing import Placing
 from core.models.precision import Precisions, chosen_device, has_bfloat16
 from core.models.reading import read_checkpoint
@@ -48,6 +49,7 @@ class Store:
         self.dtype = self._precisions.usual(self.device)
         self.adapting = Adapting(catalog)
         self.placing = Placing(self.device, settings.memory)
+        self.controlling = Controlling(catalog, self.placing)
         self._unsaid = _without_effect(settings, self.device)
         self._room = max(1, settings.checkpoints_in_memory)
         self._shelf = 0 if self.device.type == "cpu" else settings.checkpoints_in_ram

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.nn.attention import PLAIN, Attending, SpatialTransformer
 from core.nn.blocks import Downsample, ResBlock, Upsample, timestep_embedding
+from core.nn.residuals import Residuals, at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ class UNetConfig:
         return heads, channels // heads
 
 
-class UNet(nn.Module):
-    """(b c h w) latents at a noise level -> the network's raw prediction, of the same shape."""
+class UNetEncoder(nn.Module):
+    """A U-Net as far as its middle: what a ControlNet is a copy of."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -62,40 +63,22 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList(
             [nn.ModuleList([nn.Conv2d(config.in_channels, config.channels, 3, padding=1)])]
         )
-        skips, channels = [config.channels], config.channels
+        self.widths, channels = [config.channels], config.channels
         for level, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
             for _ in range(config.blocks):
                 self.input_blocks.append(
                     self._block(channels, width, depth, ("input", len(self.input_blocks)))
                 )
                 channels = width
-                skips.append(channels)
+                self.widths.append(channels)
             if level < len(widths) - 1:
                 self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
-                skips.append(channels)
+                self.widths.append(channels)
 
         self.middle_block = nn.ModuleList([ResBlock(channels, channels, embedding, config.groups)])
         if config.middle_depth:
             self.middle_block.append(self._attention(channels, config.middle_depth, ("middle", 0)))
         self.middle_block.append(ResBlock(channels, channels, embedding, config.groups))
-
-        self.output_blocks = nn.ModuleList()
-        for level, (width, depth) in reversed(
-            list(enumerate(zip(widths, config.depths, strict=True)))
-        ):
-            for i in range(config.blocks + 1):
-                place: tuple[Literal["output"], int] = ("output", len(self.output_blocks))
-                block = self._block(channels + skips.pop(), width, depth, place)
-                channels = width
-                if level and i == config.blocks:
-                    block.append(Upsample(channels))
-                self.output_blocks.append(block)
-
-        self.out = nn.Sequential(
-            nn.GroupNorm(config.groups, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, config.out_channels, 3, padding=1),
-        )
 
     def _block(
         self,
@@ -126,6 +109,42 @@ class UNet(nn.Module):
             place,
         )
 
+    def embedded(self, timestep: Tensor, vector: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What every residual block is told: (b e) of timesteps (b,) and pooled conditioning."""
+        embedding = timestep_embedding(timestep, self.config.channels).to(dtype)
+        embedding = self.time_embed(embedding)
+        if self.config.vector is not None:
+            if vector is None:
+                raise ValueError("this network wants a pooled `vector`, and none was given")
+            embedding = embedding + self.label_emb(vector)
+        return embedding
+
+
+class UNet(UNetEncoder):
+    """(b c h w) latents at a noise level -> the network's raw prediction, of the same shape."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        widths = [config.channels * m for m in config.multipliers]
+        skips, channels = list(self.widths), self.widths[-1]
+        self.output_blocks = nn.ModuleList()
+        for level, (width, depth) in reversed(
+            list(enumerate(zip(widths, config.depths, strict=True)))
+        ):
+            for i in range(config.blocks + 1):
+                place: tuple[Literal["output"], int] = ("output", len(self.output_blocks))
+                block = self._block(channels + skips.pop(), width, depth, place)
+                channels = width
+                if level and i == config.blocks:
+                    block.append(Upsample(channels))
+                self.output_blocks.append(block)
+
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.groups, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, config.out_channels, 3, padding=1),
+        )
+
     def forward(
         self,
         x: Tensor,
@@ -133,6 +152,7 @@ class UNet(nn.Module):
         context: Tensor,
         vector: Tensor | None = None,
         attending: Attending = PLAIN,
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """The raw prediction (eps or v, as the weights were trained).
 
@@ -142,27 +162,28 @@ class UNet(nn.Module):
             context: (b n d) text embedding.
             vector: (b e) pooled conditioning, where `config.vector` asks for it.
             attending: how every attention layer attends.
+            residuals: what is added on the way.
         """
-        embedding = timestep_embedding(timestep, self.config.channels).to(x.dtype)
-        embedding = self.time_embed(embedding)
-        if self.config.vector is not None:
-            if vector is None:
-                raise ValueError("this network wants a pooled `vector`, and none was given")
-            embedding = embedding + self.label_emb(vector)
-
+        embedding = self.embedded(timestep, vector, x.dtype)
+        added = residuals or Residuals()
         skips = []
-        for block in self.input_blocks:
-            x = _through(block, x, embedding, context, attending)
-            skips.append(x)
-        x = _through(self.middle_block, x, embedding, context, attending)
+        for index, block in enumerate(self.input_blocks):
+            x = plus(through(block, x, embedding, context, attending), at(added.features, index))
+            skips.append(plus(x, at(added.skips, index)))
+        x = plus(through(self.middle_block, x, embedding, context, attending), added.middle)
         for block in self.output_blocks:
             x = torch.cat((x, skips.pop()), dim=1)
             size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
-            x = _through(block, x, embedding, context, attending, size)
+            x = through(block, x, embedding, context, attending, size)
         return self.out(x)
 
 
-def _through(
+def plus(x: Tensor, more: Tensor | None) -> Tensor:
+    """x, and `more` if there is any."""
+    return x if more is None else x + more
+
+
+def through(
     block: nn.Module,
     x: Tensor,
     embedding: Tensor,

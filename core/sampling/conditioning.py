@@ -24,6 +24,8 @@ class Conditioning:
     """(b d) float32; for XL with the embedded sizes behind it."""
     concat: Tensor | None = None
     """(b c h w): channels put beside the latents."""
+    negative: tuple[bool, ...] = (False,)
+    """For each row, whether it stands for the negative prompt."""
 
     def repeated(self, count: int) -> Conditioning:
         """One row, for `count` images."""
@@ -35,6 +37,7 @@ class Conditioning:
             rows(self.context),
             None if self.pooled is None else rows(self.pooled),
             None if self.concat is None else rows(self.concat),
+            self.negative * count,
         )
 
     def zeroed(self) -> Conditioning:
@@ -43,6 +46,7 @@ class Conditioning:
             torch.zeros_like(self.context),
             None if self.pooled is None else torch.zeros_like(self.pooled),
             self.concat,
+            self.negative,
         )
 
     @staticmethod
@@ -52,6 +56,7 @@ class Conditioning:
             torch.cat([c.context for c in conditionings]),
             _stacked([c.pooled for c in conditionings]),
             _stacked([c.concat for c in conditionings]),
+            tuple(row for c in conditionings for row in c.negative),
         )
 
 

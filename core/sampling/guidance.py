@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -67,7 +67,7 @@ def guided(
     conditionings = [conditioning for conditioning, _ in positive]
     weights = tuple(weight for _, weight in positive)
     alone = cfg_scale == 1 and weights == (1.0,)
-    asked = conditionings if alone else [*conditionings, negative]
+    asked = conditionings if alone else [*conditionings, replace(negative, negative=(True,))]
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         answers = _asked_together(predictor, x, sigma, asked)

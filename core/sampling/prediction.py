@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from core.nn.attention import PLAIN, Attending
+from core.nn.residuals import summed
 from core.nn.unet import UNet
 from core.sampling.conditioning import Conditioning
+from core.sampling.controls import Control, Look
 from core.sampling.schedule import Schedule, variance_preserving
 
 
@@ -47,6 +49,10 @@ class Predictor:
     schedule: Schedule
     dtype: torch.dtype = torch.float32
     attending: Attending = PLAIN
+    controls: tuple[Control, ...] = ()
+    """What adds residuals inside the network; their sum is added."""
+    looks: tuple[Look, ...] = ()
+    """What the network attends to beside its context, the first one innermost."""
 
     def __call__(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """The estimate of x0.
@@ -64,11 +70,18 @@ class Predictor:
         if conditioning.concat is not None:
             scaled = torch.cat((scaled, conditioning.concat.to(scaled)), dim=1)
         pooled = conditioning.pooled
+        scaled = scaled.to(self.dtype)
+        attending = self.attending
+        for look in self.looks:
+            attending = look(attending, scaled, conditioning)
         output = self.network(
-            scaled.to(self.dtype),
+            scaled,
             timestep,
             conditioning.context.to(x.device, self.dtype),
             None if pooled is None else pooled.to(x.device, self.dtype),
-            attending=self.attending,
+            attending=attending,
+            residuals=summed(
+                [control(scaled, timestep, conditioning) for control in self.controls]
+            ),
         )
         return self.prediction.denoised(x, sigma, output.float())

@@ -212,9 +212,11 @@ def test_a_reload_reads_the_files_anew_and_tells_who_listens(folder: Path) -> No
 
 
 def test_its_own_sentences_reach_the_person(folder: Path) -> None:
-    source = STEP.replace("return replace", "raise RequestError('no foxes', 'prompt')")
+    source = STEP.replace(
+        "return replace", "raise RequestError('no foxes', 'prompt'); return replace"
+    )
     write(folder, "well", "from core.errors import RequestError\n" + dedent(source))
-    with pytest.raises(VitrineError, match="^no foxes$"):
+    with pytest.raises(VitrineError, match=r"^no foxes$"):
         stepped(opened(folder).registry, well={})
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.nn.attention import PLAIN, Attending, Site
-from core.nn.watching import FINEST, PIECE, Group, Watching, shares
+from core.nn.watching import FINEST, PIECE, Group, Watching, blocks_watched, shares
 from tests.tiny import tiny_unet
 
 TOKENS = 7
@@ -36,6 +36,26 @@ def test_watching_changes_no_bit() -> None:
             drawn(2, 4, 16, 16), torch.tensor([500.0, 500.0]), drawn(2, TOKENS, unet.config.context)
         )
     assert torch.equal(watched, plain)
+
+
+def test_blocks_are_watched_in_order_without_a_trace() -> None:
+    unet = tiny_unet()
+    given = drawn(2, 4, 16, 16), torch.tensor([500.0, 500.0]), drawn(2, TOKENS, unet.config.context)
+    with torch.no_grad():
+        plain = unet(*given)
+        with blocks_watched(unet) as seen:
+            watched = unet(*given)
+        assert torch.equal(watched, plain) and torch.equal(unet(*given), plain)
+    count = len(unet.input_blocks)
+    expected = [("input", i) for i in range(count)] + [("middle", 0)]
+    expected += [("output", i) for i in range(count)]
+    assert [(block.part, block.index) for block in seen] == expected
+    assert seen[0].shape == seen[-1].shape == (unet.config.channels, 16, 16)
+    assert seen[count].shape[1:] == (2, 2)
+    assert seen[0].map.shape == (16, 16)
+    with torch.no_grad():
+        first = unet.input_blocks[0][0](given[0])  # type: ignore[index]
+    torch.testing.assert_close(seen[0].map, first[0].abs().mean(0))
 
 
 def test_the_shares_are_the_softmax_written_out() -> None:
