@@ -10,6 +10,7 @@
 
 Flags; the environment variable COMMANDLINE_ARGS may hold some too:
   --listen              let other machines on the network in, with a token
+  --api                 ... and let A1111's clients in as well (at home they always may)
   --no-token            ... without one: whoever reaches the address may use the page
   --host NAME           a further name this machine is called by; may be repeated
   --port N              7860 unless said
@@ -446,34 +447,24 @@ def doctor(place: Place, words: Sequence[str]) -> int:
     return 0 if is_well and not more else 1
 
 
-def generate(place: Place, words: Sequence[str]) -> int:
-    set_up(place)
-    return hand_over([str(place.python), "-P", "-m", "core", *words], place)
+def running(module: str) -> Callable[[Place, Sequence[str]], int]:
+    """A command that sets up, then becomes one of our modules."""
 
+    def command(place: Place, words: Sequence[str]) -> int:
+        set_up(place)
+        return hand_over([str(place.python), "-P", "-m", module, *words], place)
 
-def download(place: Place, words: Sequence[str]) -> int:
-    set_up(place)
-    return hand_over([str(place.python), "-P", "-m", "core.models.download", *words], place)
-
-
-def extensions(place: Place, words: Sequence[str]) -> int:
-    set_up(place)
-    return hand_over([str(place.python), "-P", "-m", "core.extend", *(words or ["list"])], place)
-
-
-def new_extension(place: Place, words: Sequence[str]) -> int:
-    set_up(place)
-    return hand_over([str(place.python), "-P", "-m", "core.extend.skeleton", *words], place)
+    return command
 
 
 COMMANDS = {
     "start": start,
     "test": test,
     "doctor": doctor,
-    "generate": generate,
-    "download": download,
-    "extensions": extensions,
-    "new-extension": new_extension,
+    "generate": running("core"),
+    "download": running("core.models.download"),
+    "extensions": running("core.extend"),
+    "new-extension": running("core.extend.skeleton"),
 }
 
 

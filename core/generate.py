@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.errors import NotFinite
 from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
+from core.images.start import Prepared
 from core.passes import checkpoints, passes
 from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
@@ -139,12 +140,21 @@ def _painted(
     decoded = path.decoded(latents)
     yield from run.happened(path.model)
     for image, picture in zip(images, decoded, strict=True):
-        if path.picture is not None:
-            picture = path.picture.put_back(picture)
+        if (begun := _framing(run, path)) is not None:
+            picture = begun.put_back(picture)
         alone = _alone(run.request, image)
         picture = run.house.registry.finished(picture, alone)
         yield ImageDone(image, picture, alone, finished=finished)
     return evaluations, asked
+
+
+def _framing(run: Run, path: Walk) -> Prepared | None:
+    """What the painted picture is put back into: its own start, or after a second pass the whole
+    picture that it is a part of."""
+    if path.picture is not None:
+        return path.picture
+    begun = run.prepared
+    return begun if begun is not None and begun.box is not None else None
 
 
 def _first_pass(request: GenerationRequest, resumed: Progress | None) -> int:

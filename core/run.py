@@ -82,7 +82,7 @@ class Guide:
     wear: Callable[[], object]
     """Sees to it that the model has the segment's LoRAs, whoever used it meanwhile."""
     tiling: bool = False
-    wrapping: Wrapping = Wrapping()
+    wrapping: Wrapping = field(default_factory=Wrapping)
     """What extensions put round guidance and the denoiser."""
     controls: tuple[Timed, ...] = ()
     """What guides beside the prompts."""

@@ -214,7 +214,7 @@ class _Rebuild:
         request = passes(self.request)[head["pass_index"]].request
         assert request.height is not None
         self.sigmas = torch.tensor(head["sigmas"], dtype=torch.float32)
-        whole = tuple(head.get("whole", head["sigmas"]))
+        whole = tuple(head["whole"] if "whole" in head else head["sigmas"])
         self.origin = Origin(whole, head.get("intervals", len(self.sigmas) - 1), not given)
         channels, rows, columns = head["latent_shape"]
         sources = image_seeds(request, images, request.height // rows)

@@ -89,7 +89,7 @@ ROOMS = {
         "gradio fastapi starlette pydantic uvicorn websockets PIL psutil segno platformdirs yaml",
     ),
     "launch": ("webui.flags", ""),
-    "extensions": ("core webui", "torch einops numpy PIL gradio pluggy"),
+    "extensions": ("core webui", "torch einops numpy PIL gradio fastapi pluggy"),
 }
 """The one-way rule. Types for the reader, under TYPE_CHECKING, are not held to it."""
 

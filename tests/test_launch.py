@@ -344,7 +344,6 @@ def test_the_doctor_speaks_before_anything_is_installed(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Nothing is installed yet" in said
     assert "Port 47861" in said
-    assert "No models" in said
 
 
 def test_the_doctor_finds_a_broken_venv(place, capsys):

@@ -38,8 +38,10 @@ from webui import (
     reels,
     schema,
     sdapi,
+    sharing,
     shell,
     stream,
+    wordings,
 )
 from webui import settings as settings_routes
 from webui.gate import Gate, Rules
@@ -103,6 +105,7 @@ def create_app(
     app.include_router(drop.routes(engine))
     app.include_router(reading.routes(engine.catalog))
     app.include_router(info.routes(stage))
+    app.include_router(wordings.routes(settings.data_dir.parent / "styles.csv"))
     app.include_router(explain.routes(stage))
     app.include_router(reels.routes(stage))
     app.include_router(race.routes(stage))
@@ -117,8 +120,10 @@ def create_app(
     people = People(settings.data_dir / "people.sqlite3")
     home = settings.data_dir.parent if root is None else root
     app.include_router(settings_routes.routes(settings, engine.catalog, home, people))
-    if gate.has_sdapi:
-        app.include_router(sdapi.routes(stage, settings, people))
+    show_all = sharing.Shared(settings.data_dir / "shared.sqlite3")
+    app.include_router(sharing.routes(made, show_all, gallery.whose))
+    offered = sdapi.routes(stage, settings, people) if gate.has_sdapi else sdapi.closed()
+    app.include_router(offered)
     extending.host(app, extensions, engine, settings, rights or extending.Rights())
     app.add_exception_handler(VitrineError, _sentence)
     app.add_exception_handler(HTTPException, _plain)

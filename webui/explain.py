@@ -6,102 +6,33 @@ Steps themselves are in the run's own events, and cost nothing.
 
 from __future__ import annotations
 
-import io
-import threading
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from core.engine.engine import (
-    DecodeLatents,
-    EncodePicture,
-    GuessOnce,
-    LookInside,
-    LookThrough,
-    LookWhere,
-    LookWords,
-    PlotSchedules,
-    Query,
-)
+from core.engine.engine import DecodeLatents, LookInside, LookThrough, LookWhere, LookWords
 from core.engine.job import Job
 from core.errors import RequestError
 from core.events import ImageDone, Loaded, Step
-from core.request import MAX_SEED
-from core.resolve import BOUNDS, MAX_PROMPT
-from webui.packing import Kind, binary
+from webui import trials
+from webui.looks import Arrays, Looks
+from webui.packing import binary
 from webui.show import shown
-from webui.stream import IMMUTABLE, Busy, Missing, Stage, owner
+from webui.stream import IMMUTABLE, Missing, Stage, owner
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
     from core.engine.looking import Wording
-
-KEPT = 64
-"""Answers that are kept, to be given again."""
-AT_ONCE = 4
-"""Questions one session may have open."""
-ALL_AT_ONCE = 12
-"""Questions that may be open altogether: each holds a thread of the server."""
-PATIENCE = 300
-"""Seconds that a question waits for its answer."""
-
-Arrays = dict[str, tuple[Kind, "Tensor"]]
-
-
-class Looks:
-    """Asks the engine, with limits, and keeps the last answers."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._engine = stage.engine
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._open: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def asked(self, query: Query, owner: str, key: Hashable = None) -> Any:
-        """The answer; with a `key` it is kept under it.
-
-        Raises:
-            Busy: too much is being asked at once, or the engine takes too long.
-        """
-        with self._lock:
-            if key is not None and key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            if self._open[owner] >= AT_ONCE or self._open.total() >= ALL_AT_ONCE:
-                raise Busy("too much is being looked into at once; try again in a moment")
-            self._open[owner] += 1
-        future = self._engine.inspect(query, owner)
-        try:
-            answer = future.result(PATIENCE)
-        except TimeoutError as error:
-            future.cancel()
-            raise Busy("the engine takes its time; ask again later") from error
-        finally:
-            with self._lock:
-                self._open[owner] -= 1
-        if key is not None:
-            with self._lock:
-                self._kept[key] = answer
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return answer
-
-    def picture(self, query: DecodeLatents, owner: str) -> Response:
-        return _jpeg(self.asked(query, owner))
 
 
 def routes(stage: Stage) -> APIRouter:
     """Everything under /api/explain."""
-    router, looks = APIRouter(prefix="/api/explain"), Looks(stage)
+    router, looks = APIRouter(prefix="/api/explain"), Looks(stage.engine)
     _run_routes(router, stage, looks)
     _step_routes(router, stage, looks)
-    _picture_routes(router, stage, looks)
+    router.include_router(trials.routes(stage, looks))
     return router
 
 
@@ -239,141 +170,6 @@ def _step_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
         return binary(facts, arrays, IMMUTABLE)
 
 
-def _picture_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
-    def encoded_of(picture: str, checkpoint: str, seed: int, mine: str) -> Any:
-        if not 0 <= seed <= MAX_SEED:
-            raise RequestError(f"seed must lie between 0 and {MAX_SEED}", "seed")
-        query = EncodePicture(picture, _checkpoint(stage, checkpoint), None, seed)
-        return looks.asked(query, mine, query)
-
-    @router.get("/encoded/{picture}")
-    def encoded(picture: str, request: Request, checkpoint: str = "", seed: int = 0) -> Response:
-        """A picture as latents, noise to lay over it, and the levels of training."""
-        found = encoded_of(picture, checkpoint, seed, owner(request))
-        arrays: Arrays = {
-            "latents": ("f2", found.latents[0]),
-            "noise": ("f2", found.noise[0]),
-            "preview": ("f4", found.preview),
-            "sigmas": ("f4", found.sigmas),
-        }
-        facts = {"checkpoint": _checkpoint(stage, checkpoint), "size": found.picture.size}
-        return binary(facts, arrays, IMMUTABLE)
-
-    def guess_of(
-        picture: str, checkpoint: str, seed: int, timestep: float, prompt: str, mine: str
-    ) -> Any:
-        if not 0 <= timestep <= 999:
-            raise RequestError("timestep must lie between 0 and 999", "timestep")
-        if len(prompt) > MAX_PROMPT:
-            raise RequestError(f"the prompt has more than {MAX_PROMPT:,} letters", "prompt")
-        start = encoded_of(picture, checkpoint, seed, mine)
-        name = _checkpoint(stage, checkpoint)
-        query = GuessOnce(name, None, start.latents, start.noise, timestep, prompt, "")
-        return looks.asked(query, mine, ("guess", picture, name, seed, timestep, prompt))
-
-    @router.get("/guess/{picture}")
-    def guess(
-        picture: str,
-        request: Request,
-        timestep: float,
-        checkpoint: str = "",
-        seed: int = 0,
-        prompt: str = "",
-    ) -> Response:
-        """What one call of the network makes of the noised picture, with a prompt and without."""
-        found = guess_of(picture, checkpoint, seed, timestep, prompt, owner(request))
-        arrays: Arrays = {"cond": ("f2", found.cond[0]), "uncond": ("f2", found.uncond[0])}
-        return binary({}, arrays)
-
-    @router.get("/guess/{picture}/{which}.jpg")
-    def developed(
-        picture: str,
-        which: str,
-        request: Request,
-        timestep: float,
-        checkpoint: str = "",
-        seed: int = 0,
-        prompt: str = "",
-    ) -> Response:
-        """One of the guesses ("cond" or "uncond") through the VAE."""
-        mine = owner(request)
-        found = guess_of(picture, checkpoint, seed, timestep, prompt, mine)
-        latents = {"cond": found.cond, "uncond": found.uncond}
-        if which not in latents:
-            raise Missing("there is no such guess")
-        return looks.picture(
-            DecodeLatents(_checkpoint(stage, checkpoint), None, latents[which]), mine
-        )
-
-    @router.get("/vae/{picture}")
-    def through(picture: str, request: Request, checkpoint: str = "") -> dict[str, Any]:
-        """What is left of a picture behind the VAE, in numbers."""
-        from core.images.difference import difference
-
-        mine = owner(request)
-        found = encoded_of(picture, checkpoint, 0, mine)
-        name = _checkpoint(stage, checkpoint)
-        query = DecodeLatents(name, None, found.latents)
-        back = looks.asked(query, mine, ("decoded", picture, name))
-        lost = difference(found.picture, back)
-        width, height = found.picture.size
-        return {
-            "width": width,
-            "height": height,
-            "pixels": width * height * 3,
-            "latents": found.latents.numel(),
-            "shape": list(found.latents.shape[1:]),
-            "psnr": lost.psnr,
-            "mean": lost.mean,
-            "most": lost.most,
-        }
-
-    @router.get("/vae/{picture}/{which}.png")
-    def before_and_behind(
-        picture: str,
-        which: str,
-        request: Request,
-        checkpoint: str = "",
-        channel: int = 0,
-        row: int = 0,
-        column: int = 0,
-        nudge: float = 0.0,
-    ) -> Response:
-        """The picture "before" the VAE, or "behind" it, perhaps with one latent cell nudged."""
-        mine = owner(request)
-        found = encoded_of(picture, checkpoint, 0, mine)
-        if which == "before":
-            return _png(found.picture)
-        if which != "behind":
-            raise Missing("there is no such picture")
-        latents = found.latents.clone()
-        _, channels, rows, columns = latents.shape
-        if not (0 <= channel < channels and 0 <= row < rows and 0 <= column < columns):
-            raise RequestError(f"there are {channels} channels of {rows} × {columns} cells")
-        if not -20 <= nudge <= 20:
-            raise RequestError("a nudge must lie between -20 and 20", "nudge")
-        latents[0, channel, row, column] += nudge
-        query = DecodeLatents(_checkpoint(stage, checkpoint), None, latents)
-        return _png(looks.asked(query, mine))
-
-    @router.get("/schedules")
-    def schedules(request: Request, steps: int, checkpoint: str = "") -> Response:
-        """The levels of every schedule for so many steps."""
-        low, high = BOUNDS["steps"]
-        if not low <= steps <= high:
-            raise RequestError(f"steps must be a whole number from {low} to {high}", "steps")
-        query = PlotSchedules(_checkpoint(stage, checkpoint), steps)
-        found = looks.asked(query, owner(request), query)
-        shelf = stage.engine.registry.schedules
-        told = [
-            {"name": name, "title": shelf[name].title, "help": shelf[name].help}
-            for name in found.schedules
-        ]
-        arrays: Arrays = {name: ("f4", levels) for name, levels in found.schedules.items()}
-        arrays["training"] = ("f4", found.training)
-        return binary({"schedules": told, "checkpoint": query.checkpoint}, arrays)
-
-
 def walked(job: Job, image: int) -> Iterator[tuple[int, Step, Step | None]]:
     """(place on the timeline, step, the one before) of an image; places go on through passes."""
     before: Step | None = None
@@ -420,23 +216,3 @@ def _wording(name: str, number: int, over: Wording, arrays: Arrays) -> dict[str,
         parts.append({"weight": weight, "words": told, "likeness": array})
     stretch = {"first": over.first, "last": over.last, "checkpoint": over.checkpoint}
     return {**stretch, "parts": parts}
-
-
-def _checkpoint(stage: Stage, name: str) -> str:
-    """Of that name, or the default one. Raises RequestError where there is none."""
-    catalog = stage.engine.catalog
-    return catalog.checkpoint(name).name if name else catalog.default().name
-
-
-def _png(picture: Image) -> Response:
-    """Where pixels are compared, none may be lost."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=1)
-    return Response(stream.getvalue(), media_type="image/png", headers=IMMUTABLE)
-
-
-def _jpeg(picture: Image) -> Response:
-    from core.images.preview import jpeg
-
-    data = jpeg(picture.convert("RGB"), quality=90)
-    return Response(data, media_type="image/jpeg", headers=IMMUTABLE)

@@ -29,8 +29,9 @@ HONOURED = {
 }
 
 WITHOUT_EFFECT = {
-    "memory, precision and attention are chosen without flags": "--lowram --precision --upcast-sampling --xformers "
-    "--opt-sdp-attention --opt-sdp-no-mem-attention --opt-split-attention --opt-channelslast "
+    "memory, precision and attention are chosen without flags": "--lowram "
+    "--precision --upcast-sampling --xformers --opt-sdp-attention --opt-sdp-no-mem-attention "
+    "--opt-split-attention --opt-channelslast "
     "--opt-sub-quad-attention --always-batch-cond-uncond --disable-nan-check",
     "nobody has a name here; under --listen a token guards page and API": "--gradio-auth "
     "--gradio-auth-path --api-auth",

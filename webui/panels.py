@@ -99,6 +99,16 @@ def written(request: GenerationRequest, drawn: Sequence[Drawn]) -> dict[str, Any
     return values
 
 
+def flat(request: GenerationRequest) -> dict[str, Any]:
+    """The form's values for the extras of a request, without asking which panels there are: those
+    that are not named here are to be switched off."""
+    values: dict[str, Any] = {}
+    for name, settings in request.extras.items():
+        values[f"{EXTRAS}{name}.on"] = True
+        values |= {f"{EXTRAS}{name}.{key}": value for key, value in settings.items()}
+    return values
+
+
 def absent(request: GenerationRequest, registry: Registry) -> list[str]:
     """Sentences on extensions that a request names and that are not on here."""
     there = registry.settings_kinds()

@@ -43,7 +43,7 @@ def routes(inputs: Inputs) -> APIRouter:
         asked = await json_body(request)
         async with places:
             picture = await run_in_threadpool(as_it_acts, asked, inputs)
-            return Response(await run_in_threadpool(_png, picture), media_type="image/png")
+            return Response(await run_in_threadpool(png, picture), media_type="image/png")
 
     @router.get("/api/pictures/{name}.png")
     def whole(name: str) -> Response:
@@ -85,7 +85,7 @@ def as_it_acts(asked: Any, inputs: Inputs) -> Image.Image:
         part, _, end = name.partition(".")
         if part == "start" and not low <= getattr(start, end) <= high:
             raise RequestError(f"{end} must lie between {low:,} and {high:,}", name)
-    width, height = (_side(fields, name) for name in ("width", "height"))
+    width, height = (side(fields, name) for name in ("width", "height"))
     if width * height > MAX_PIXELS:
         raise RequestError(f"{width} × {height} is more than {MAX_PIXELS:,} pixels", "width")
     begun = prepared(start, inputs, width, height)
@@ -96,7 +96,7 @@ def as_it_acts(asked: Any, inputs: Inputs) -> Image.Image:
     return begun.whole_mask
 
 
-def _side(fields: dict[str, Any], name: str) -> int:
+def side(fields: dict[str, Any], name: str) -> int:
     value, (low, high) = fields.get(name), BOUNDS[name]
     if type(value) is not int or not low <= value <= high:
         raise RequestError(f"{name} must be a whole number from {low} to {high:,}", name)
@@ -112,7 +112,7 @@ async def _body(request: Request) -> bytes:
     return bytes(data)
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG", compress_level=1)
     return stream.getvalue()

@@ -81,7 +81,7 @@ def frames_of(job: Job, image: int, view: View) -> Iterator[Frame]:
     for at, step in _chosen(steps):
         row = step.images.index(image)
         (picture,) = preview(seen(step, view)[row : row + 1], loaded.preview)
-        yield Frame(_fitted(picture), f"step {at}, σ {step.sigma:.3g}")
+        yield Frame(_fitted(picture), f"step {at}, sigma {step.sigma:.3g}")
     if done is not None and view != "noise":
         yield Frame(_fitted(done.image.convert("RGB")), "image")
 
@@ -98,7 +98,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
         small = picture.copy()
         small.thumbnail((EDGE, EDGE))
         return small
-    times = max(1, LEAST // longer)
+    times = -(-LEAST // longer)
     size = picture.width * times, picture.height * times
     return picture.resize(size, Image.Resampling.BICUBIC) if times > 1 else picture
 

@@ -39,6 +39,8 @@ WATCHERS = 32
 """WebSockets one session may hold open."""
 WAITING = 64
 """Jobs one session may have waiting."""
+WAITING_IN_ALL = 1000
+"""Jobs of everybody."""
 FULL_FRAMES = 128 * 2**20
 """Bytes of fully decoded frames that are kept."""
 DECODE_SECONDS = 60
@@ -89,6 +91,8 @@ class Stage:
 
     def submit(self, request: GenerationRequest, owner: str, saves: bool = True) -> Job:
         """Raises RequestError, FileError, or Busy when too many of this owner's are waiting."""
+        if self.engine.describe().waiting >= WAITING_IN_ALL:
+            raise Busy(f"{WAITING_IN_ALL} jobs are waiting already; come back later")
         mine = self.engine.jobs(owner)
         if sum(job.state is JobState.WAITING for job in mine) >= WAITING:
             raise Busy(f"{WAITING} jobs of yours are waiting already; let some finish first")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from core.engine.job import Job
+from core.gallery import Gallery
 from core.images.inputs import Inputs
 from core.models.catalog import Catalog
 from core.registry import Registry
@@ -184,6 +185,10 @@ class Engine(Protocol):
 
     @property
     def registry(self) -> Registry: ...
+
+    @property
+    def gallery(self) -> Gallery:
+        """What was made here, found again."""
 
     @property
     def inputs(self) -> Inputs:

@@ -87,6 +87,9 @@ class LocalEngine:
         self._house: House | None = None
         self._broken: Exception | None = None
         self._adopt()
+        self._scan = self.gallery.scan_in_background(
+            settings.outputs_dir, registry, stop=lambda: self._closing
+        )
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -108,6 +111,10 @@ class LocalEngine:
         resolved = submitted(request, self.catalog, self.registry)
         if resolved.branch is not None and self.job(resolved.branch.job).owner != owner:
             raise RequestError(f"there is no job {resolved.branch.job[:40]!r}", "branch")
+        if resolved.start is not None:
+            for name in (resolved.start.picture, resolved.start.mask):
+                if name is not None:
+                    self.inputs.open(name)  # raises where it is missing or damaged
         job = Job(resolved, owner, saves=saves)
         row = Row(job.id, owner, resolved, job.created, JobState.WAITING, 0, None, saves)
         self._queue.add(row)
@@ -166,6 +173,9 @@ class LocalEngine:
         self._thread.join(timeout=30)
         self._strike_out_cancelled()
         self._queue.close()
+        self._scan.join(timeout=5)
+        self.gallery.close()
+        self.catalog.end()
 
     # On the engine's thread
 

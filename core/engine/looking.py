@@ -20,6 +20,7 @@ from core.engine.job import Job
 from core.errors import RequestError
 from core.events import Step
 from core.levels import Segment, image_seeds, segments
+from core.models.embeddings import Known
 from core.nn.watching import BlockSeen, Group, Watching, blocks_watched
 from core.passes import passes
 from core.request import GenerationRequest
@@ -27,10 +28,15 @@ from core.run import Guide, House, Run, Walk, masked_denoiser
 from core.sampling.guidance import Predictions, classifier_free
 from core.sampling.noise import SeededNoise
 from core.sampling.state import Denoiser, State, walk
+from core.text.embeddings import Vector
+from core.text.encoders import SideBySide, TextEncoder
 from core.text.networks import wanted
 from core.text.prompt import Counting, Part, lifted, read
-from core.text.tokenizer import END, START, Chunk, Tokenizer
+from core.text.tokenizer import END, START, Chunk, Token
 from core.trace import step_at
+
+NEAREST = 4
+"""Tokens of the vocabulary that are named beside a vector of an embedding."""
 
 T = TypeVar("T")
 _Look: TypeAlias = LookInside | LookThrough | LookWhere
@@ -74,6 +80,8 @@ class Word:
     weight: float
     chunk: int
     kind: Literal["start", "word", "end", "padding"]
+    near: tuple[str, ...] = ()
+    """Of a vector of an embedding: the vocabulary's tokens nearest to it, by cosine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +179,7 @@ def where(query: LookWhere, job: Job, house: House) -> Where:
     named = [(_part_name(i, len(positive)), part) for i, part in enumerate(positive)]
     looked = []
     for row, (name, part) in enumerate([*named, ("Negative prompt", negative)]):
-        words, places = read_words(place.tokenizer, part, tokens)
+        words, places = place.reading.words(part, tokens)
         merged = {group: _merged(seen[row], places, len(words)) for group, seen in maps.items()}
         looked.append(Looked(name, words, merged))
     return Where(tuple(looked))
@@ -225,7 +233,7 @@ def _wordings(run: Run, path: Walk, negative: bool) -> tuple[Wording, ...]:
         told, likeness = [], []
         for part, (conditioning, _) in zip(parts, over.at(indices[0]), strict=True):
             context = conditioning.context[0].float().cpu()
-            shown, places = read_words(reading.tokenizer, part, len(context))
+            shown, places = reading.words(part, len(context))
             told.append(shown)
             likeness.append(cosines(context[[places.index(i) for i in range(len(shown))]]))
         weights = tuple(part.weight for part in parts)
@@ -240,29 +248,6 @@ def cosines(rows: Tensor) -> Tensor:
     """(n n): the cosine between any two of (n d) rows."""
     unit = torch.nn.functional.normalize(rows, dim=-1)
     return unit @ unit.T
-
-
-def read_words(
-    tokenizer: Tokenizer, part: Part, tokens: int
-) -> tuple[tuple[Word, ...], tuple[int, ...]]:
-    """What is read of a part of a prompt, and of which word each of `tokens` tokens is."""
-    chunks = tokenizer.chunks(part)
-    length = len(Chunk().ids)
-    filled = (*chunks, *[Chunk()] * (tokens // length - len(chunks)))
-    found: list[Word] = []
-    places: list[int] = []
-    for number, chunk in enumerate(filled):
-        count = len(chunk.tokens)
-        found.append(Word("start", START, 1.0, number, "start"))
-        found += [Word(t.text, t.id, t.weight, number, "word") for t in chunk.tokens]
-        found.append(Word("end", END, 1.0, number, "end"))
-        first = len(found) - count - 2
-        places += range(first, first + count + 2)
-        left = length - count - 2
-        if left:
-            found.append(Word(f"filler × {left}", END, 1.0, number, "padding"))
-            places += [len(found) - 1] * left
-    return tuple(found), tuple(places)
 
 
 def _merged(seen: Tensor, places: Sequence[int], count: int) -> Tensor:
@@ -287,20 +272,59 @@ class _Reading:
     request: GenerationRequest
     """What holds for its pass."""
     counting: Counting
-    tokenizer: Tokenizer
+    known: Known
 
     @classmethod
     def of(cls, run: Run, path: Walk, segment: Segment) -> _Reading:
         request = path.part.request
         guide = exhausted(run.guide(path, segment))
         known = run.house.store.adapting.embeddings(guide.model, request)
-        return cls(guide, request, run._counting(path), known.tokenizer)
+        return cls(guide, request, run._counting(path), known)
 
     def parts(self, negative: bool, index: int) -> tuple[Part, ...]:
         """A prompt as it is worded in an interval."""
         text = self.request.negative_prompt if negative else self.request.prompt
         prompt = read(lifted(text)[0], negative=negative, emphasis=self.request.emphasis)
         return prompt.at(min(index, len(self.counting.passed) - 1), self.counting)
+
+    def words(self, part: Part, tokens: int) -> tuple[tuple[Word, ...], tuple[int, ...]]:
+        """What is read of a part of a prompt, and of which word each of `tokens` tokens is."""
+        chunks = self.known.tokenizer.chunks(part)
+        length = len(Chunk().ids)
+        filled = (*chunks, *[Chunk()] * (tokens // length - len(chunks)))
+        found: list[Word] = []
+        places: list[int] = []
+        for number, chunk in enumerate(filled):
+            count = len(chunk.tokens)
+            found.append(Word("start", START, 1.0, number, "start"))
+            found += [self._word(token, number) for token in chunk.tokens]
+            found.append(Word("end", END, 1.0, number, "end"))
+            first = len(found) - count - 2
+            places += range(first, first + count + 2)
+            left = length - count - 2
+            if left:
+                found.append(Word(f"filler × {left}", END, 1.0, number, "padding"))
+                places += [len(found) - 1] * left
+        return tuple(found), tuple(places)
+
+    def _word(self, token: Token, chunk: int) -> Word:
+        vector = token.vector
+        if vector is None:
+            return Word(token.text, token.id, token.weight, chunk, "word")
+        name = vector.name if vector.count == 1 else f"{vector.name} {vector.index + 1}"
+        return Word(name, token.id, token.weight, chunk, "word", self._near(vector))
+
+    def _near(self, vector: Vector) -> tuple[str, ...]:
+        """In the table of the first text encoder."""
+        text = self.guide.model.text
+        encoder = text.encoders[0] if isinstance(text, SideBySide) else text
+        assert isinstance(encoder, TextEncoder)
+        table = encoder.text_model.embeddings.token_embedding.weight.float()
+        own = self.known.vectors[vector.name][0][vector.index].to(table)
+        nearest = torch.nn.functional.cosine_similarity(table, own[None]).topk(NEAREST).indices
+        vocabulary = self.known.tokenizer._encoder
+        named = (vocabulary.id_to_token(int(id)) for id in nearest)
+        return tuple(name.removesuffix("</w>") for name in named if name)
 
 
 @dataclass(frozen=True)
@@ -327,10 +351,6 @@ class _Place:
     @property
     def guide(self) -> Guide:
         return self.reading.guide
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.reading.tokenizer
 
     def parts(self) -> tuple[tuple[Part, ...], Part]:
         """Prompt and negative prompt as they are worded here."""

@@ -44,7 +44,7 @@ def main(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py extensions", description=__doc__)
     parser.add_argument("--extension-host", action="append", default=[], metavar="NAME")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("list", help="what there is")
     for name, help in (
         ("enable", "on from the next start"),
@@ -64,7 +64,7 @@ def _done(
     given: argparse.Namespace, house: Extensions, installer: Installer, ask: Callable[[str], str]
 ) -> int:
     match given.command:
-        case "list":
+        case "list" | None:
             for line in listed(house, installer):
                 print(line)
         case "enable":
@@ -126,7 +126,7 @@ def listed(house: Extensions, installer: Installer) -> list[str]:
 def told(staged: Staged) -> list[str]:
     """What a person should know before saying yes."""
     size = sum(size for _, size in staged.files) / 1024
-    lines = [
+    return [
         f"{staged.about.title or staged.name}: {staged.about.description}",
         f"  from      {staged.pin.source}",
         f"  commit    {staged.pin.commit or 'not known'}",
@@ -139,7 +139,6 @@ def told(staged: Staged) -> list[str]:
         *(f"It can't be installed: {problem}" for problem in staged.problems),
         "This runs with your rights: it can read and change all that you can.",
     ]
-    return lines
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from core.extend.about import About, about
 from core.extend.kept import write_whole
 from core.extend.loader import MODULE, NAME
 from core.extend.requirements import asked_for, installed_versions, missing
-from core.extend.scan import is_a1111, scanned
+from core.extend.scan import BRIDGED, is_a1111, scanned, write_shim
 from core.extend.sources import check_tree, fetched, unpacked
 
 STAGED = 8
@@ -133,6 +133,8 @@ class Installer:
             if _hash(tree) != staged.pin.hash:
                 raise ExtensionError(f"{staged.name}: it has changed since it was shown")
             del self._staged[id]
+            if staged.tier:
+                write_shim(tree, staged.name)
             said = self._read()
             target, before = self.folder / staged.name, self._previous / staged.name
             _moved(target, before)
@@ -196,7 +198,9 @@ class Installer:
         if is_a1111(tree):
             scan = scanned(tree)
             tier = (scan.sentence, *scan.reasons)
-        if not (tree / MODULE).is_file():
+            if scan.tier not in BRIDGED:
+                problems.append(f"{scan.sentence}, which does not run here")
+        elif not (tree / MODULE).is_file():
             problems.append(f"it holds no {MODULE}, so it is no extension of this house")
         wanted = asked_for(tree, said)
         lacking: list[str] = []

@@ -25,6 +25,17 @@ MEANINGS: dict[Tier, str] = {
     "D": "it replaces parts of the model or of the samplers",
     "X": "it takes AUTOMATIC1111's page apart",
 }
+BRIDGED: tuple[Tier, ...] = ("A", "B")
+"""Those that extensions/a1111_bridge can run."""
+SHIM = '''"""NAME, written for AUTOMATIC1111, by way of the bridge."""
+
+import sys
+
+BRIDGE = "vitrine_extension_a1111_bridge"
+if BRIDGE not in sys.modules:
+    raise ImportError("it needs the AUTOMATIC1111 bridge; enable that first")
+globals().update(sys.modules[BRIDGE].bridged(__file__))
+'''
 GUIDING = ("on_cfg_denoiser", "on_cfg_denoised", "on_cfg_after_cfg", "on_extra_noise")
 INSIDES = (
     "modules.sd_hijack",
@@ -104,6 +115,11 @@ def is_a1111(folder: Path) -> bool:
         return False
     parts = ("scripts", "javascript", "install.py", "preload.py", "style.css")
     return any((folder / part).exists() for part in parts)
+
+
+def write_shim(folder: Path, name: str) -> None:
+    """Makes one of its extensions one of this house, which asks the bridge for its hooks."""
+    (folder / "extension.py").write_text(SHIM.replace("NAME", name), encoding="utf-8")
 
 
 def scanned(folder: Path) -> Scan:

@@ -120,7 +120,7 @@ class Preprocessor:
         Raises:
             RequestError: names the field, what was asked and what there is.
         """
-        settings = read_json(self.settings, values, where)
+        settings: Any = read_json(self.settings, values, where)
         for one in dataclasses.fields(self.settings):
             value, low, high = getattr(settings, one.name), *map(one.metadata.get, ("low", "high"))
             if low is not None and not low <= value <= high:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.errors import RequestError
+from core.images.control_text import control_fields
 from core.images.grammar import (
     FILLS,
     MAX_LENGTH,
@@ -116,6 +117,7 @@ def written(
         **_schedule_fields(request, sampler, registry),
         **_option_fields(request, sampler),
         **_refine_fields(request, hashes),
+        **control_fields(request),
     }
     if not isinstance(request.schedule, str):
         fields["Sigmas"] = " ".join(_number(sigma) for sigma in request.schedule)

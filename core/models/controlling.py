@@ -164,8 +164,7 @@ class Controlling:
     ) -> NetControl:
         skips = len(network.zero_convs)
         hard = use.hearing is Hearing.BALANCED
-        channels = network.input_hint_block[0].weight.shape[1]  # type: ignore[union-attr, index]
-        hint = hint_of(scene.guide(use, where), int(channels))  # type: ignore[arg-type]
+        hint = hint_of(scene.guide(use, where), network.hint_channels)
         placing = self._placing
         return NetControl(
             network,

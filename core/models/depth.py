@@ -1,4 +1,4 @@
-"""The depth estimator inside SD 2's depth checkpoints: MiDaS's DPT-hybrid, in transformers' modules.
+"""The depth estimator inside SD 2's depth checkpoints: MiDaS's DPT-hybrid, by transformers.
 
 arXiv:2103.13413 (DPT), arXiv:1907.01341 (MiDaS). Near is high.
 """
@@ -20,14 +20,11 @@ from core.models.files import Header, read_tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import nn
+    from transformers import PreTrainedModel
 
 PREFIX = "depth_model.model."
 UNREAD = ("pretrained.model.head.",)
 """What the estimator's backbone was trained with and depth does not need: names of 1000 things."""
-SIDE = 384
-"""Pixels of the shorter side as it was trained, rounded to squares of STEP."""
-STEP = 32
 HEAD_WIDTH = 64
 _RULES = (
     (r"^pretrained\.model\.cls_token$", "dpt.embeddings.cls_token"),
@@ -101,24 +98,16 @@ def _new(name: str) -> str:
 class DepthEstimator:
     """Says how near each place of a picture is."""
 
-    network: nn.Module
+    network: PreTrainedModel
 
     def depth(self, picture: Image) -> Tensor:
-        """(1 1 h w) float32 of the picture at the estimator's own size; high is near."""
-        whole = pixels(picture)[None]
-        size = own_size(*whole.shape[-2:])
+        """(1 1 h w) float32 of the picture stretched to the estimator's own size; high is near."""
+        side = self.network.config.image_size
         one = next(self.network.parameters())
-        # Cubic, and not antialiased: as its training scaled.
-        given = functional.interpolate(whole, size=size, mode="bicubic").clamp(-1, 1)
-        answer = self.network(given.to(one), interpolate_pos_encoding=True)
+        # transformers' network takes squares alone; cubic and not antialiased, as it was trained.
+        given = functional.interpolate(pixels(picture)[None], size=(side, side), mode="bicubic")
+        answer = self.network(given.clamp(-1, 1).to(one))
         return answer.predicted_depth.float()[:, None]
-
-
-def own_size(rows: int, columns: int) -> tuple[int, int]:
-    """The size that a picture is shown to the estimator at: the side that changes less in scale
-    becomes SIDE, both are whole numbers of STEP."""
-    scale = min((SIDE / rows, SIDE / columns), key=lambda s: abs(1 - s))
-    return tuple(max(STEP, round(side * scale / STEP) * STEP) for side in (rows, columns))  # type: ignore[return-value]
 
 
 def has_estimator(header: Header) -> bool:
@@ -175,7 +164,7 @@ def depth_config(header: Header) -> Any:
     )
 
 
-def empty_estimator(header: Header) -> nn.Module:
+def empty_estimator(header: Header) -> PreTrainedModel:
     """The network of a file's size, without memory."""
     from transformers import DPTForDepthEstimation
 

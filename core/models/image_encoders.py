@@ -147,7 +147,7 @@ def read_image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:
     # Numbers of places are computed, not stored, and lie on the meta device until now.
     for module in network.modules():
         if "position_ids" in module._buffers:
-            count = module._buffers["position_ids"].shape[-1]  # type: ignore[union-attr]
+            count = module._buffers["position_ids"].shape[-1]
             module._buffers["position_ids"] = torch.arange(count)[None]
     network.eval().requires_grad_(False)
     return ImageEncoder(path.stem, network, facts)

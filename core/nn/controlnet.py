@@ -5,6 +5,8 @@ Parameters carry the original's names (below `control_model.`). arXiv:2302.05543
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from core.nn.attention import PLAIN
@@ -30,6 +32,7 @@ class ControlNet(UNetEncoder):
         hint_widths: tuple[int, ...] = HINT_WIDTHS,
     ) -> None:
         super().__init__(config)
+        self.hint_channels = hint_channels
         self.input_hint_block = _hint_block(hint_channels, hint_widths, config.channels)
         self.zero_convs = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 1)) for width in self.widths
@@ -67,7 +70,7 @@ class ControlNet(UNetEncoder):
 def _hint_block(channels: int, widths: tuple[int, ...], out: int) -> nn.Sequential:
     """Convolutions of 3×3 with SiLU between; each width but the first halves rows and columns."""
     layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
-    for width, wider in zip(widths, widths[1:], strict=False):
+    for width, wider in pairwise(widths):
         layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
         layers += [nn.Conv2d(width, wider, 3, padding=1, stride=2), nn.SiLU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], out, 3, padding=1))

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.nn.attention import Attending, Site, SpatialTransformer
+from core.nn.attention import Attending, Site, SpatialTransformer, TransformerBlock
 from core.nn.unet import UNet
 
 HEAD_WIDTH = 64
@@ -145,7 +145,7 @@ Pair: TypeAlias = tuple[Tensor, Tensor]
 def sites(network: UNet) -> tuple[tuple[Site, int], ...]:
     """Every site of cross-attention with its queries' features, as IP-Adapter's files count them:
     down, up, then the middle."""
-    found = []
+    found: list[tuple[Site, int]] = []
     for part in (
         network.input_blocks,
         network.output_blocks,
@@ -156,7 +156,8 @@ def sites(network: UNet) -> tuple[tuple[Site, int], ...]:
                 if isinstance(layer, SpatialTransformer):
                     for (_, cross), one in zip(layer.sites, layer.transformer_blocks, strict=True):
                         assert isinstance(cross, Site)
-                        found.append((cross, one.attn2.to_q.out_features))  # type: ignore[union-attr]
+                        assert isinstance(one, TransformerBlock)
+                        found.append((cross, one.attn2.to_q.out_features))
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from PIL.Image import Image
 
 from core.errors import VitrineError
 from core.events import ImageDone
@@ -14,8 +15,6 @@ from core.request import GenerationRequest
 from .axes import AXES, Cell, cells, values
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from webui.shell import Shell
     from webui.stream import Stage
 

@@ -176,6 +176,22 @@ def test_only_what_is_masked_is_painted_and_put_back(house: House, mask: str, pi
     assert (np.asarray(large)[~kept] != np.asarray(image)[~kept]).any()
 
 
+def test_a_masked_part_that_is_enlarged_is_put_back_too(house: House) -> None:
+    assert house.inputs is not None
+    large = noisy_picture((160, 120))
+    start = StartImage(
+        picture=house.inputs.add(large),
+        mask=house.inputs.add(a_mask((160, 120))),
+        only_masked=True,
+        blur=0,
+    )
+    request = replace(ASKED, start=start, enlarge=Enlarge(scale=1.5, steps=2, strength=0.5))
+    image, _ = run(request, house)
+    kept = np.asarray(a_mask((160, 120))) == 0
+    assert image.size == large.size
+    assert (np.asarray(large)[kept] == np.asarray(image)[kept]).all()
+
+
 def test_a_picture_grows_on_the_side_that_is_asked(house: House, picture: str) -> None:
     start = StartImage(picture=picture, extend=(0, 0, 32, 0), strength=1.0)
     image, _ = run(replace(ASKED, width=SIZE + 32, start=start), house)

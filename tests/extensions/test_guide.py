@@ -42,7 +42,7 @@ def test_the_guide_has_every_hook_with_its_exact_signature() -> None:
 
 
 def test_every_hook_is_used_by_an_extension_that_ships(tmp_path: Path) -> None:
-    house = shipped(tmp_path, "run_log", "xyz_grid")
+    house = shipped(tmp_path, "run_log", "xyz_grid", "a1111_bridge")
     assert {hook for one in house.all() for hook in one.hooks} == set(hooks())
     for one in house.all():
         row = re.search(rf"^\| `{one.found.name}` \|.*\| (.*) \|$", GUIDE, re.MULTILINE)

@@ -56,6 +56,9 @@ class FakeCatalog:
     def vaes(self) -> tuple[Any, ...]:
         return ()
 
+    def files(self, kind: Any, wait: bool = True) -> tuple[Any, ...]:
+        return ()
+
     def unreadable(self) -> dict[str, str]:
         return {}
 
@@ -83,9 +86,7 @@ class FakeEngine:
         waiting = sum(job.state is JobState.WAITING for job in list(self._jobs.values()))
         return EngineInfo(True, "cpu", "float32", waiting, self._running)
 
-    def submit(
-        self, request: GenerationRequest, owner: str = "local", saves: bool = True
-    ) -> Job:
+    def submit(self, request: GenerationRequest, owner: str = "local", saves: bool = True) -> Job:
         if not request.prompt.strip():
             raise RequestError("say what you'd like to see first", "prompt")
         checkpoint = self.catalog.checkpoint(request.checkpoint)

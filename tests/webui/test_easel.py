@@ -229,12 +229,15 @@ def test_several_pictures_are_painted_one_after_another(
 
 def test_generating_again_and_again_ends_with_stop(visitor: Visitor, engine: LocalEngine) -> None:
     page = visitor.page
+    page.fill("#txt2img_steps input[type=number]", "12")
+    page.keyboard.press("Tab")
     before = len(engine.jobs())
     page.locator('[data-v="forever"]').click()
     page.click("#txt2img_generate")
     page.wait_for_function(
         "(count) => document.querySelectorAll('.v-image').length >= count", arg=before + 2
     )
+    visitor.reaches(2)  # of the third
     page.click("#txt2img_interrupt")
     visitor.says("Stopped in")
     expect(page.locator('[data-v="forever"]')).to_have_attribute("aria-pressed", "false")

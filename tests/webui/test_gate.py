@@ -257,6 +257,22 @@ def test_the_app_behind_answers_413_and_nothing_else(app: Any) -> None:
     assert "64 MB" in answer.json()["error"]
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webui.gate.BODY_SECONDS", 0.01)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"10")]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    asyncio.run(Gate(greets, Rules(port=1))(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
 def test_every_answer_carries_the_houses_headers() -> None:
     status, headers, body = asyncio.run(called(Gate(greets, Rules(port=1))))
     assert (status, body) == (200, b"hello")

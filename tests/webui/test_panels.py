@@ -65,6 +65,7 @@ def test_values_become_extras_and_extras_become_values() -> None:
     request = GenerationRequest(prompt="", extras=extras)
     again = panels.written(GenerationRequest.from_json(request.to_json()), [PANEL])
     assert panels.read(again, [PANEL]) == extras
+    assert panels.flat(request) == again
 
 
 def test_what_is_switched_off_is_not_in_the_request() -> None:

@@ -134,6 +134,7 @@ def draw(choices: Choices, beginnings: Mapping[str, Any], files: Assets) -> Crea
                         js_on_load=None,
                     )
             markup("tokens", "v-tokens")
+            markup("wordings", "v-wordings")
             begun, masked = _start(drawing)
             markup("examples", "v-examples")
             with gr.Column(elem_id="v-settings"):

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.engine.job import Job, JobState
 from core.events import ImageDone, Step
+from core.passes import passes
 from core.request import Wish
 from webui.stream import Stage
 
@@ -22,12 +23,15 @@ class Way:
     step: int
     steps: int
     seconds_left: float
+    walk: int = 0
+    """Which of the image's walks it is in."""
+    walks: int = 1
 
     @property
     def share(self) -> float:
         """0 to 1."""
         begun = self.step / self.steps if self.steps else 0.0
-        return min(1.0, (self.done + begun) / self.images)
+        return min(1.0, (self.done + (self.walk + begun) / self.walks) / self.images)
 
 
 def current(stage: Stage, owner: str, id: str | None = None) -> Job | None:
@@ -42,7 +46,7 @@ def current(stage: Stage, owner: str, id: str | None = None) -> Job | None:
 
 
 def way_of(job: Job) -> Way:
-    """From the job's events; passes count alike."""
+    """From the job's events; an image's walks count alike."""
     steps = [event for event in job.events() if isinstance(event, Step)]
     done = sum(isinstance(event, ImageDone) for event in job.events())
     if not steps:
@@ -52,8 +56,11 @@ def way_of(job: Job) -> Way:
     step = 0 if is_over else last.state.index
     taken = [event.seconds for event in steps[-8:] if event.seconds]
     pace = sum(taken) / len(taken) if taken else 0.0
-    left = (last.total - step) + last.total * max(0, job.request.images - done - 1)
-    return Way(job.request.images, done, step, last.total, pace * left)
+    walks = len(passes(job.request))
+    walk = 0 if is_over else last.pass_index
+    begun = 0 if is_over else walk * last.total + step
+    left = last.total * walks * (job.request.images - done) - begun
+    return Way(job.request.images, done, step, last.total, pace * left, walk, walks)
 
 
 def told(stage: Stage, owner: str, job: Job | None, with_picture: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from core.images.infotext import VERSION
 from core.images.inputs import Inputs
 from core.settings import Settings
 from webui.people import People
-from webui.sdapi import extras, lists, progress
+from webui.sdapi import controlnet, extras, lists, progress
 from webui.sdapi.answer import answered
 from webui.sdapi.given import ApiError, Given
 from webui.sdapi.names import Names
@@ -177,7 +177,19 @@ def routes(stage: Stage, settings: Settings, people: People) -> APIRouter:
     _lists(router, api)
     _models(router, api)
     _internal(router, api)
+    controlnet.routes(router, api.names, json_body)
     _missing(router)
+    return router
+
+
+def closed() -> APIRouter:
+    """What stands in their place where they are not to be had."""
+    router = APIRouter(route_class=InTheirWords)
+
+    async def is_closed(path: str) -> Response:
+        raise ApiError(404, "A1111's interface is off on the network; --api at the start opens it")
+
+    router.add_api_route(PREFIX + "/{path:path}", is_closed, methods=["GET", "POST"])
     return router
 
 
@@ -288,7 +300,7 @@ def _lists(router: APIRouter, api: Api) -> None:
 
     @router.get(PREFIX + "/scripts")
     def scripts() -> dict[str, list[str]]:
-        return {"txt2img": [], "img2img": []}
+        return {"txt2img": [controlnet.SCRIPT], "img2img": [controlnet.SCRIPT]}
 
     def none() -> list[Any]:
         return []
@@ -367,7 +379,6 @@ NOT_THERE = {
     "server-kill": "the server is stopped where it was started",
     "server-restart": "the server is restarted where it was started",
     "server-stop": "the server is stopped where it was started",
-    "controlnet": "there is no ControlNet here",
 }
 """The first part of a route that A1111 or an extension of it has -> why it is not here."""
 
@@ -379,7 +390,7 @@ def _missing(router: APIRouter) -> None:
         raise ApiError(404, f"there is no route {PREFIX}/{path[:80]}: {why}")
 
     async def no_controlnet(path: str) -> Response:
-        raise ApiError(404, f"there is no route /controlnet/{path[:80]}: {NOT_THERE['controlnet']}")
+        raise ApiError(404, f"there is no route /controlnet/{path[:80]} here")
 
     for route, answer in (
         (PREFIX + "/{path:path}", missing),

@@ -28,6 +28,7 @@ from core.request import (
 from core.resolve import DRAWN_SEEDS
 from core.text.prompt import lifted
 from core.text.styles import applied, read_styles
+from webui.sdapi import controlnet
 from webui.sdapi.given import ApiError, Given, picture_bytes
 from webui.sdapi.names import Names
 from webui.sdapi.options import FORMATS
@@ -167,6 +168,7 @@ class Translator:
             variation=_variation(given) or base.variation,
             tiling=given.truth("tiling") or bool(options["tiling"]) or base.tiling,
             refine=self._refine(given) or base.refine,
+            controls=controlnet.units(given, self._names, self._inputs) or base.controls,
             record=Record.STEPS,
         )
 
@@ -277,7 +279,7 @@ def check_scripts(given: Given) -> None:
         arguments = entry.get("args", []) if isinstance(entry, Mapping) else entry
         if not isinstance(arguments, list):
             raise ApiError(422, f"the args of {name} must be a list", "alwayson_scripts")
-        if any(_is_on(argument) for argument in arguments):
+        if name.casefold() != controlnet.SCRIPT and any(_is_on(argument) for argument in arguments):
             raise ApiError(
                 422,
                 f"always on script {name} not found: it is not there to be used",

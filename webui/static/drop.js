@@ -35,6 +35,7 @@ export function drops(form, status, start) {
     else read(file, form, status);
   });
   document.addEventListener("paste", (event) => {
+    if ((document.documentElement.dataset.tab || "create") !== "create") return;
     const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
     if (!file) return;
     if (begins()) start.put(file);

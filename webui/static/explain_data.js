@@ -4,6 +4,7 @@
 import { sentence } from "./dom.js";
 
 const KEPT = 96;
+const MOST_PIXELS = 640 * 640; // of a quick view
 const answers = new Map(); // url -> promise of numbers; the oldest go first
 
 /** The numbers at an address: {head, arrays: {name: {shape, data: Float32Array}}}. */
@@ -81,6 +82,7 @@ export class Colours {
    * Being linear, what is mixed of latents is mixed of these alike. */
   levels({ shape, data }) {
     const [channels, h, w] = shape;
+    while (w * h * this.patch ** 2 > MOST_PIXELS && this.patch % 2 === 0) this.halve();
     const p = this.patch;
     const square = p * p;
     const width = w * p;
@@ -101,6 +103,23 @@ export class Colours {
       }
     }
     return { width, height: h * p, data: out };
+  }
+
+  /** Patches of half the side: each of their pixels the mean of four. Large pictures stay quick. */
+  halve() {
+    const [p, half] = [this.patch, this.patch / 2];
+    const rows = this.factors.length / (p * p);
+    const means = new Float32Array(rows * half * half);
+    for (let row = 0; row < rows; row++) {
+      for (let i = 0; i < p; i++) {
+        for (let j = 0; j < p; j++) {
+          means[row * half * half + (i >> 1) * half + (j >> 1)] += this.factors[row * p * p + i * p + j] / 4;
+        }
+      }
+    }
+    this.patch = half;
+    this.factors = means;
+    this.known = null;
   }
 
   /** The constant, for a picture of some levels' size. */

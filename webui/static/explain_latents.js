@@ -65,7 +65,7 @@ export class View {
       "div", { hidden: true, className: "v-ex-panel" },
       made("div", { className: "v-ex-panes" }, this.before.figure, this.behind.figure, this.apart.figure),
       this.lost, scale, this.channel.element,
-      made("p", { className: "v-ex-note", textContent: "Click into the right picture to choose which cell. One number of one cell changes a whole patch and its neighbours: the decoder looks around. Far off it dims everything a little, for the decoder's norms look at the whole picture." }),
+      made("p", { className: "v-ex-note", textContent: "Click into the second picture to choose which cell. One number of one cell changes a whole patch and its neighbours: the decoder looks around. Far off it dims everything a little, for the decoder's norms look at the whole picture." }),
     );
     return made("div", {}, made("h3", { textContent: "What the VAE keeps" }), this.begin, this.trial);
   }

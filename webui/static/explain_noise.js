@@ -89,7 +89,7 @@ export class View {
   }
 
   query(more = {}) {
-    const checkpoint = this.page.run?.request.checkpoint || "";
+    const checkpoint = this.page.run?.request.checkpoint || this.found?.head.checkpoint || "";
     return new URLSearchParams({ checkpoint, seed: this.seed, ...more });
   }
 

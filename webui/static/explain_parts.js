@@ -12,7 +12,7 @@ export function figure(value) {
 }
 
 /** A number as a person would write it. */
-export const plain = (value) => String(Number(value.toFixed(2)));
+export const plain = (value) => String(Number(value.toFixed(3)));
 
 /** A canvas with words under it. */
 export function pane(title, words = "") {

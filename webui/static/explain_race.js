@@ -19,7 +19,7 @@ export class View {
     this.add = made("button", { type: "button", className: "v-quiet", textContent: "Add a lane" });
     this.start = made("button", { type: "button", className: "v-ex-go", textContent: "Race" });
     this.fine = made("input", { type: "checkbox", checked: true });
-    const fine = made("label", { className: "v-check" }, this.fine, ` Also paint a reference: Heun in ${REFERENCE.steps} steps`);
+    const fine = made("label", { className: "v-ex-check" }, this.fine, ` Also paint a reference: Heun in ${REFERENCE.steps} steps`);
     this.slider = made("input", { type: "range", min: 0, max: SIGMAS, step: 1, value: SIGMAS });
     this.slider.setAttribute("aria-label", "Noise level that all lanes are shown at, from noise to image");
     this.readout = made("output", {});
@@ -223,7 +223,8 @@ export class View {
     this.epsilon.textContent = figure(epsilon);
     if (!this.said) return;
     const near = this.lanes.filter((one) => (this.said.get(one.id)?.distance ?? Infinity) <= epsilon);
-    near.sort((a, b) => this.said.get(a.id).calls - this.said.get(b.id).calls);
+    const cost = ({ id }) => this.said.get(id);
+    near.sort((a, b) => cost(a).calls - cost(b).calls || cost(a).distance - cost(b).distance);
     for (const one of this.lanes) one.element.classList.toggle("is-won", one === near[0]);
     const title = near[0]?.choice.selectedOptions[0].textContent;
     this.verdict.textContent = near.length

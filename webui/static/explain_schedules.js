@@ -2,7 +2,7 @@
 
 import { asked, made } from "./dom.js";
 import { numbers } from "./explain_data.js";
-import { choice, figure, line, plain } from "./explain_parts.js";
+import { choice, line, plain } from "./explain_parts.js";
 
 const NAMES = "http://www.w3.org/2000/svg";
 const LOWEST = 0.01; // of σ on a logarithmic axis: 0 itself has no place there
@@ -20,6 +20,15 @@ const MEASURES = {
   size: { title: "Step size", of: (sigmas) => sigmas.slice(0, -1).map((s, k) => s - sigmas[k + 1]), log: true,
     means: "How far σ falls in each step, on a logarithmic axis. Even steps are a flat line." },
 };
+
+/** A few round numbers between two. */
+function round(low, high) {
+  const wide = (high - low) / 4;
+  const size = 10 ** Math.floor(Math.log10(wide));
+  const step = [1, 2, 5, 10].find((times) => times * size >= wide) * size;
+  const first = Math.ceil(low / step - 1e-9);
+  return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, k) => (first + k) * step);
+}
 
 export class View {
   constructor(root, page) {
@@ -173,7 +182,7 @@ export class View {
     const back = (place) => 10 ** (low + (1 - (place - EDGE.top) / (this.height - EDGE.top - EDGE.bottom)) * (high - low));
     const ticks = log
       ? [0.001, 0.01, 0.1, 1, 10].filter((v) => Math.log10(v) >= low && Math.log10(v) <= high)
-      : Array.from({ length: 5 }, (_, k) => low + ((high - low) * k) / 4);
+      : round(low, high);
     return { y, back, ticks };
   }
 
@@ -186,7 +195,6 @@ export class View {
     const lines = this.lines();
     const { y, back, ticks } = this.scales(lines);
     this.back = back;
-    this.log = MEASURES[this.measure].log;
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     this.svg.replaceChildren();
     const put = (tag, attributes, text = "") => {
@@ -204,7 +212,7 @@ export class View {
     }
     for (const tick of ticks) {
       put("line", { x1: EDGE.left, x2: this.width - EDGE.right, y1: y(tick), y2: y(tick), class: "grid" });
-      put("text", { x: EDGE.left - 8, y: y(tick) + 4, "text-anchor": "end" }, this.log ? plain(tick) : figure(tick));
+      put("text", { x: EDGE.left - 8, y: y(tick) + 4, "text-anchor": "end" }, plain(tick));
     }
     const stride = Math.ceil(this.count / (this.width < 500 ? 6 : 12));
     for (let step = 0; step <= this.count; step += stride) {

@@ -84,6 +84,10 @@ export class View {
       const tokens = own.map((word) => {
         const token = made("li", {}, word.text, made("small", { textContent: word.kind === "padding" ? "" : word.id }));
         token.dataset.kind = word.kind;
+        if (word.near.length) {
+          token.append(made("small", { textContent: `near ${word.near.join(", ")}` }));
+          token.title = "An embedding stands in for words: these tokens of the vocabulary are nearest to it.";
+        }
         if (word.weight !== 1) token.append(made("small", { textContent: `× ${word.weight}`, className: "is-weight" }));
         return token;
       });

@@ -7,6 +7,7 @@ const PROMPTS = "#txt2img_prompt textarea, #txt2img_neg_prompt textarea";
 
 export function keys(session) {
   document.addEventListener("keydown", (event) => {
+    if ((document.documentElement.dataset.tab || "create") !== "create") return;
     const command = event.ctrlKey || event.metaKey;
     if (event.key === "Enter" && command) {
       event.preventDefault();

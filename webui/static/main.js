@@ -7,6 +7,7 @@ import { keys } from "./keys.js";
 import { reading } from "./reading.js";
 import { Session } from "./session.js";
 import { Start } from "./start.js";
+import { startWordings } from "./wordings.js";
 
 const PATIENCE_MS = 5000;
 
@@ -29,6 +30,7 @@ export const page = {
     folding();
     theming();
     inviting();
+    startWordings();
     arrived();
     await session.resume();
   },
@@ -82,6 +84,27 @@ document.addEventListener("vitrine-send", async ({ detail }) => {
   if (detail.request) await form.useRequest(detail.request, detail.to);
   else form.fill({ mode: detail.to });
   if (detail.url && detail.to !== "text") await start.putUrl(detail.url, detail.to);
+});
+
+/** Other pages fill some fields: {to: "fill", values}. */
+document.addEventListener("vitrine-send", async ({ detail }) => {
+  if (detail?.to !== "fill") return;
+  await sent;
+  await form.loaded;
+  form.fill(detail.values);
+});
+
+/** The gallery opens the timeline of a picture: {job, image}. */
+document.addEventListener("vitrine-open-job", async ({ detail }) => {
+  await sent;
+  try {
+    const job = await asked(`/api/jobs/${detail.job}`);
+    const image = job.images.find((one) => one.index === detail.image);
+    if (!image) throw new Error("that picture's run is no longer recorded");
+    session.showImage({ job: detail.job, ...image });
+  } catch (error) {
+    session.status.problem(error.message);
+  }
 });
 
 /** The prompt waits for words, where that opens no keyboard; buttons name their keys. */

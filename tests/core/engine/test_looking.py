@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core.engine.answers import answered
@@ -25,9 +26,11 @@ from core.registry import built_in
 from core.request import Branch, GenerationRequest, Record, StartImage
 from core.resolve import resolve
 from core.settings import default_settings
+from core.text.attention import Segment
+from core.text.tokenizer import Tokenizer
 from core.trace import recorded, replayed, step_at
 from tests.core.images.pictures import gradient
-from tests.tiny import checkpoint_tensors, write_checkpoint, write_sd1
+from tests.tiny import checkpoint_tensors, text_weights, write_checkpoint, write_sd1
 
 REGISTRY = built_in()
 ASKED = GenerationRequest(
@@ -209,6 +212,20 @@ def test_what_was_read_is_told_for_each_stretch_of_steps(house: House) -> None:
     likeness = found.positive[0].likeness[0]
     assert torch.allclose(likeness.diagonal(), torch.ones(len(likeness)), atol=1e-5)
     assert torch.allclose(likeness, likeness.T) and float(likeness.abs().max()) < 1.0001
+
+
+def test_the_vocabulary_that_is_nearest_to_an_embedding_is_named(house: House) -> None:
+    """An embedding of the very vectors of two words is nearest to just these."""
+    table = text_weights()["text_model.embeddings.token_embedding.weight"]
+    ids = [Tokenizer().tokens(Segment(word))[0].id for word in ("cat", "hat")]
+    folder = house.inputs.path("0" * 64).parents[1] / "embeddings"  # type: ignore[union-attr]
+    folder.mkdir(exist_ok=True)
+    save_file({"emb_params": 3 * table[ids]}, folder / "glimmer.safetensors")
+    job = run(house, replace(ASKED, prompt="a glimmer", steps=2))
+    found = answered(LookWords(job.id), lambda _: job, house)
+    words = [word for word in found.positive[0].words[0] if word.kind == "word"]
+    assert [word.text for word in words] == ["a", "glimmer 1", "glimmer 2"]
+    assert [word.near[:1] for word in words] == [(), ("cat",), ("hat",)]
 
 
 def test_latents_are_decoded_by_the_checkpoints_own_vae(house: House) -> None:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from core.engine.local import LocalEngine
 from core.registry import built_in
 from core.settings import Settings, default_settings
+from tests.core.test_controls import control_net, save
 from tests.tiny import write_sd1
 from webui import stream
 from webui.gate import Gate, Rules
@@ -45,6 +46,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder: Path = tmp_path_factory.mktemp("api")
     write_sd1(folder / "models/Stable-diffusion/tiny.safetensors")
     write_sd1(folder / "models/Stable-diffusion/anime/other one.safetensors")
+    save(
+        folder / "models/ControlNet/guide.safetensors",
+        {"control_model." + name: tensor for name, tensor in control_net().state_dict().items()},
+    )
     (folder / "styles.csv").write_text('name,prompt,negative_prompt\noil,"{prompt}, oil",photo\n')
     settings = default_settings(folder)
     engine = LocalEngine(settings, built_in())

@@ -200,3 +200,90 @@ def test_a_field_that_means_nothing_here_is_named(served: Served) -> None:
     with served.client() as client:
         answer = client.post(API + "/txt2img", json={**SMALL, "mystery": 1})
     assert answer.headers["x-vitrine-ignored"] == "mystery"
+
+
+def test_progress_never_falls_back_over_two_passes_and_two_images() -> None:
+    """Told from a job's own events, one after the other."""
+    from dataclasses import replace
+
+    import torch
+
+    from core.engine.job import Job
+    from core.events import ImageDone, Step
+    from core.request import Enlarge, GenerationRequest
+    from core.sampling.state import State
+    from webui.sdapi.progress import way_of
+
+    request = GenerationRequest(prompt="", seed=1, width=64, height=64, steps=4, images=2)
+    request = replace(request, enlarge=Enlarge(scale=2))
+    job, shares = Job(request, "me"), [0.0]
+    for image in range(2):
+        for part in range(2):
+            for index in range(5):
+                state = State(index, torch.zeros(1))
+                job.publish(Step((image,), part, (1.0,) * 5, 1.0, 1.0, state, 0.1))
+                shares.append(way_of(job).share)
+        job.publish(ImageDone(image, Image.new("RGB", (8, 8)), request))
+        shares.append(way_of(job).share)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1 and max(shares[:10]) < 0.51
+    assert way_of(job).seconds_left == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("progress", "options", "cmd-flags", "samplers", "schedulers", "upscalers", "memory"),
+        *("latent-upscale-modes", "sd-models", "sd-vae", "sd-modules", "hypernetworks", "scripts"),
+        *("face-restorers", "realesrgan-models", "prompt-styles", "embeddings", "script-info"),
+        *("extensions", "loras", "version"),
+    ],
+)
+def test_every_list_is_there(path: str, served: Served) -> None:
+    with served.client() as client:
+        answer = client.get(f"{API}/{path}")
+    assert answer.status_code == 200 and answer.headers["x-vitrine-version"]
+    assert isinstance(answer.json(), list | dict)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings", "skip"],
+)
+def test_what_needs_no_doing_is_done(path: str, served: Served) -> None:
+    with served.client() as client:
+        answer = client.post(f"{API}/{path}")
+    assert answer.status_code == 200 and answer.json() is None
+
+
+def test_models_and_samplers_have_the_shapes_that_clients_read(served: Served) -> None:
+    with served.client() as client:
+        models = client.get(API + "/sd-models").json()
+        for key in ("title", "model_name", "hash", "sha256", "filename", "config"):
+            assert all(key in model for model in models)
+        assert {"name", "aliases", "options"} == set(client.get(API + "/samplers").json()[0])
+        upscaler = client.get(API + "/upscalers").json()[0]
+        assert set(upscaler) == {"name", "model_name", "model_path", "model_url", "scale"}
+        options = client.get(API + "/options").json()
+        for key in ("sd_model_checkpoint", "sd_checkpoint_hash", "sd_vae", "outdir_samples"):
+            assert key in options
+        assert options["CLIP_stop_at_last_layers"] == 1 and options["samples_format"] == "png"
+
+
+@pytest.mark.parametrize("asked", ["tiny", "tiny.safetensors", "TINY.safetensors", "tin"])
+def test_a_checkpoint_is_known_by_many_names(asked: str, served: Served) -> None:
+    with served.client() as client:
+        (whole,) = [
+            model
+            for model in client.get(API + "/sd-models").json()
+            if model["model_name"] == "tiny"
+        ]
+        names = [
+            asked,
+            whole["title"],
+            *([whole["hash"], whole["sha256"]] if whole["hash"] else []),
+        ]
+        for name in names:
+            client.post(API + "/options", json={"sd_model_checkpoint": name})
+            told = client.get(API + "/options").json()["sd_model_checkpoint"]
+            assert told.startswith("tiny.safetensors")

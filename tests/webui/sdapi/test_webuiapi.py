@@ -123,7 +123,7 @@ def test_lists_name_what_there_is(api: Any) -> None:
     ]
     assert api.get_loras() == [] and api.get_hypernetworks() == [] and api.get_sd_vae() == []
     assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
-    assert api.get_scripts() == {"txt2img": [], "img2img": []}
+    assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
     assert api.get_memory()["ram"]["total"] > 2**20
     assert api.get_cmd_flags()["api"] is True
     assert api.get_face_restorers() == [] and api.get_realesrgan_models() == []
