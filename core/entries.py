@@ -71,6 +71,11 @@ class SamplerEntry:
         plan = loaded(self.plan)
         return plan(sigmas, steps) if self.takes_calls else plan(sigmas)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it walks levels of its own, that no other sampler can go on with."""
+        return self.adaptive or self.takes_calls
+
     def initial(self, noise: Tensor, sigmas: Tensor) -> Tensor:
         """The latents (b c h w) that a walk from noise begins with, from unit noise.
 

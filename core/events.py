@@ -71,6 +71,8 @@ class Origin:
     """How many the sampler was asked for, before it planned its own."""
     from_noise: bool = True
     """Whether it begins with the seed's noise and nothing else."""
+    sampler: str = ""
+    """Which one walks."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from core.additions import Wrapping
+from core.entries import SamplerEntry
 from core.errors import AdapterError, RequestError
 from core.events import Event, Loaded, Loading, Note, Origin, Step
 from core.images.guiding import Scene
@@ -211,11 +212,11 @@ class Run:
             sigmas = torch.tensor(branch.sigmas)
         shape = model.latent_shape(request.width, request.height)
         seeds = image_seeds(request, images, model.vae.config.shrink)
-        origin = Origin(tuple(levels.whole.tolist()), levels.asked)
-        if branch is not None:
-            origin = replace(branch.origin, from_noise=False)
-        noise = SeededNoise(seeds, shape, torch.tensor(origin.whole), model.device)
         entry = registry.sampler(request.sampler)
+        origin = Origin(tuple(levels.whole.tolist()), levels.asked, sampler=entry.name)
+        if branch is not None:
+            origin = replace(branch.origin, from_noise=False, sampler=entry.name)
+        noise = SeededNoise(seeds, shape, torch.tensor(origin.whole), model.device)
         walk = Walk(
             part=part,
             images=images,
@@ -231,7 +232,7 @@ class Run:
             walk = self._from_picture(walk)
         elif latents is not None:
             walk = yield from self._from_latents(walk, latents)
-        return walk if branch is None else walk.at(_continued(walk, branch, entry.name))
+        return walk if branch is None else walk.at(_continued(walk, branch, entry, registry))
 
     def guide(self, walk: Walk, segment: Segment) -> Generator[Event, None, Guide]:
         """The model of a segment, and the prompts as it reads them."""
@@ -251,7 +252,7 @@ class Run:
             for sentence in embeddings.notes:
                 yield from self._said(Note("embedding", sentence))
             concat = self._beside(walk, model)
-            self.guides[key] = model.prompts(request, self._counting(walk), concat, embeddings)
+            self.guides[key] = model.prompts(request, self.counting(walk), concat, embeddings)
         positive, negative = self.guides[key]
         wrapping = self.house.registry.wrapping(request)
         return Guide(
@@ -301,7 +302,7 @@ class Run:
             self.notes.add(note)
             yield note
 
-    def _counting(self, walk: Walk) -> Counting:
+    def counting(self, walk: Walk) -> Counting:
         """How the prompts of a walk count its steps; it may have none."""
         registry, part = self.house.registry, walk.part
         entry = registry.sampler(part.request.sampler)
@@ -435,7 +436,7 @@ def _noised(walk: Walk, latents: Tensor) -> Walk:
     return replace(walk, start=state, origin=replace(walk.origin, from_noise=False))
 
 
-def _continued(walk: Walk, step: Step, sampler: str) -> State:
+def _continued(walk: Walk, step: Step, sampler: SamplerEntry, registry: Registry) -> State:
     """The stored state, for this walk's sampler.
 
     Raises:
@@ -444,11 +445,21 @@ def _continued(walk: Walk, step: Step, sampler: str) -> State:
     state = step.state
     if state.latents.shape[1:] != walk.start.latents.shape[1:]:
         raise RequestError("a branch keeps the size of its run", "branch")
+    memory = state.memory
+    if step.origin.sampler != sampler.name:
+        for entry in (registry.sampler(step.origin.sampler), sampler):
+            if entry.chooses:
+                raise RequestError(
+                    f"{entry.title} chooses its own noise levels, so a branch can't change to it "
+                    "or from it",
+                    "sampler",
+                )
+        memory = ()  # what one sampler remembers no other one can read
     return replace(
         state,
         latents=state.latents.to(walk.model.device),
         denoised=None if state.denoised is None else state.denoised.to(walk.model.device),
-        memory=tuple(t.to(walk.model.device) for t in state.memory),
+        memory=tuple(t.to(walk.model.device) for t in memory),
     )
 
 

@@ -215,7 +215,8 @@ class _Rebuild:
         assert request.height is not None
         self.sigmas = torch.tensor(head["sigmas"], dtype=torch.float32)
         whole = tuple(head["whole"] if "whole" in head else head["sigmas"])
-        self.origin = Origin(whole, head.get("intervals", len(self.sigmas) - 1), not given)
+        intervals = head.get("intervals", len(self.sigmas) - 1)
+        self.origin = Origin(whole, intervals, not given, request.sampler)
         channels, rows, columns = head["latent_shape"]
         sources = image_seeds(request, images, request.height // rows)
         self.noise = SeededNoise(sources, (channels, rows, columns), torch.tensor(whole))

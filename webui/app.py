@@ -29,6 +29,7 @@ from webui import (
     extending,
     extras,
     gallery,
+    guides,
     house,
     info,
     levels,
@@ -59,6 +60,7 @@ from webui.shell import Tab
 from webui.theme import theme
 
 MAX_FILE = "64mb"
+UPLOADS = "gradio-uploads"
 
 TABS = (
     Tab("create", "Create", create.tab),
@@ -93,7 +95,7 @@ def create_app(
         root: the folder of vitrine.toml; None: the one that holds the data folder.
     """
     extensions = extensions or extending.nothing(engine, settings)
-    _own_temporary_folder(settings.data_dir / "gradio-uploads")
+    _own_temporary_folder(settings.data_dir / UPLOADS)
     # No pages of documentation: FastAPI's fetch their scripts from another host.
     app = FastAPI(title="Vitrine", docs_url=None, redoc_url=None, openapi_url=None)
     files = assets.read_assets()
@@ -113,7 +115,9 @@ def create_app(
     app.include_router(gallery.routes(made, engine, settings))
     app.include_router(extras.routes(engine, settings, made))
     app.include_router(levels.routes(engine))
-    app.include_router(pictures.routes(Inputs(settings.data_dir / "inputs")))
+    inputs = Inputs(settings.data_dir / "inputs")
+    app.include_router(pictures.routes(inputs))
+    app.include_router(guides.routes(engine, inputs))
     links, presence = Links(settings.data_dir / "links.json"), Presence()
     app.include_router(house.routes(stage, links, presence, gate))
     app.include_router(schema.routes())
@@ -149,10 +153,18 @@ def create_app(
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        blocked_paths=[str(settings.data_dir), str(settings.models_dir)],
+        blocked_paths=[*_private(settings.data_dir), str(settings.models_dir)],
     )
     app.add_middleware(Gate, rules=gate, links=links, presence=presence)
     return app
+
+
+def _private(data: Path) -> list[str]:
+    """All of the data folder but gradio's own, from which pictures of extensions are shown.
+
+    gradio serves nothing that it did not make itself; this bars the rest once more.
+    """
+    return [str(path) for path in data.iterdir() if path.name != UPLOADS]
 
 
 def _own_temporary_folder(folder: Path) -> None:

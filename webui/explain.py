@@ -56,7 +56,7 @@ def _run_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
                 {
                     "name": entry.name,
                     "title": entry.title,
-                    "plans": entry.plan is not None or entry.adaptive,
+                    "plans": entry.chooses,
                 }
                 for entry in stage.engine.registry.samplers.values()
             ],

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from core.request import Emphasis, GenerationRequest, NoiseKind
 from core.resolve import BOUNDS, OPTION_BOUNDS, PART_BOUNDS, SIZE_STEP
 
-Kind = Literal["text", "whole", "number", "seed", "choice", "flag", "picture"]
-Place = Literal["mode", "prompt", "basic", "more", "start", "inpaint", "enlarge", "refine"]
+Kind = Literal["text", "whole", "number", "seed", "choice", "flag", "picture", "guides"]
+Place = Literal[
+    "mode", "prompt", "basic", "more", "start", "inpaint", "enlarge", "refine", "guides"
+]
 
 OPTION = "sampler_options."
 SCHEDULE_OPTION = "schedule_options."

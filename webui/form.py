@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from core.errors import RequestError
 from core.registry import Registry
 from core.request import (
+    ControlUse,
     Emphasis,
     Enlarge,
     Fill,
@@ -26,6 +28,8 @@ from core.request import (
     ScheduleOptions,
     StartImage,
     Variation,
+    as_json,
+    read_json,
 )
 from webui.fields import (
     AUTOMATIC,
@@ -45,7 +49,7 @@ from webui.fields import (
     Field,
     Place,
 )
-from webui.picture_fields import ENLARGE_FIELDS, REFINE_FIELDS, START_FIELDS
+from webui.picture_fields import ENLARGE_FIELDS, GUIDE_FIELDS, REFINE_FIELDS, START_FIELDS
 
 __all__ = ["AUTOMATIC", "BY_NAME", "FIELDS", "MODE", "OPTION", "Field"]
 
@@ -57,6 +61,7 @@ FIELDS: tuple[Field, ...] = (
     *START_FIELDS,
     *ENLARGE_FIELDS,
     *REFINE_FIELDS,
+    *GUIDE_FIELDS,
 )
 BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
 OPTION_FIELDS = OPTIONS
@@ -239,6 +244,8 @@ def _value(request: GenerationRequest, path: str) -> Any:
 
 def _written(field: Field, value: Any) -> Any:
     """One value as its widget holds it."""
+    if field.kind == "guides":
+        return json.dumps(as_json(value)) if value else ""
     if isinstance(value, enum.Enum):
         return value.value
     if field.kind == "choice" and isinstance(value, bool):
@@ -267,6 +274,8 @@ def _read(field: Field, value: Any) -> Any:
     """One value; None where the house decides. Raises ValueError with a sentence."""
     if field.kind in ("text", "picture"):
         return _text(field, value)
+    if field.kind == "guides":
+        return _guides(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         value = field.default
     if value is None:
@@ -297,6 +306,21 @@ def _text(field: Field, value: Any) -> str | None:
         raise ValueError(f"{field.label} must be text.")
     # No words, or no picture, of its own.
     return value if value or field.name in ("prompt", "negative_prompt") else None
+
+
+def _guides(value: Any) -> tuple[ControlUse, ...]:
+    """The guides, which the page keeps as JSON in one text."""
+    if value in (None, ""):
+        return ()
+    try:
+        uses = json.loads(value)
+        if not isinstance(uses, list):
+            raise ValueError("Guides must be a list.")
+        return tuple(read_json(ControlUse, use, f"controls[{n}].") for n, use in enumerate(uses))
+    except (TypeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError("Guides could not be read.") from error
+    except RequestError as error:
+        raise ValueError(str(error)) from error
 
 
 def _number(field: Field, value: Any) -> int | float:

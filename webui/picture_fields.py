@@ -162,6 +162,17 @@ START_FIELDS: tuple[Field, ...] = (
     ),
 )
 
+GUIDE_FIELDS: tuple[Field, ...] = (
+    Field(
+        name="controls",
+        label="Guides",
+        kind="guides",
+        place="guides",
+        elem_id="v-controls",
+        default="",
+    ),
+)
+
 ENLARGE_FIELDS: tuple[Field, ...] = (
     Field(
         name=ENLARGES,

@@ -6,6 +6,7 @@ torch and the networks are imported on that thread, so whoever makes an engine i
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import queue
@@ -272,7 +273,8 @@ class LocalEngine:
         assert self._house is not None
         device = self._house.store.device
         try:
-            self._check_room(job)
+            unload = functools.partial(self._unload, self.settings)
+            memory.make_room(job.request, lambda: self._weights(job), device, unload)
             self._follow(job)
             return
         except Exception as error:
@@ -295,15 +297,11 @@ class LocalEngine:
         finally:
             self._unload(self.settings)
 
-    def _check_room(self, job: Job) -> None:
-        """Raises OutOfMemory before anything is begun that can't fit."""
-        from core.engine.memory import check_room, free_bytes
-
-        assert self._house is not None
+    def _weights(self, job: Job) -> int:
+        """Bytes of its checkpoint's file, unless that one is in memory."""
         checkpoint = self.catalog.checkpoint(job.request.checkpoint)
-        is_loaded = self._line.is_loaded(checkpoint.name)
-        size = checkpoint.file.size if checkpoint.file is not None else 0
-        check_room(job.request, 0 if is_loaded else size, free_bytes(self._house.store.device))
+        file = None if self._line.is_loaded(checkpoint.name) else checkpoint.file
+        return 0 if file is None else file.size
 
     def _follow(self, job: Job, again: bool = False) -> None:
         """Publishes the run's events; raises Cancelled when it is to be given up.
@@ -311,7 +309,7 @@ class LocalEngine:
         Args:
             again: what was recorded of it was published already.
         """
-        earlier = self._trace_path(job)
+        earlier = self._recording(job.id)
         progress = self._progress(earlier)
         resumed = earlier.exists()
         if resumed and not again:
@@ -359,7 +357,7 @@ class LocalEngine:
             events = indexed(events, self.gallery, job=job.id, owner=job.owner)
         events = self._house.registry.told(events)
         if job.request.record is not Record.NOTHING:
-            job.trace = self._trace_path(job)
+            job.trace = self._recording(job.id)
             events = recorded(events, job.trace)
         return events
 
@@ -437,7 +435,7 @@ class LocalEngine:
                 job.end(JobState.FAILED, error)
                 self._jobs[job.id] = job
             else:
-                self._line_up(job, resuming=self._trace_path(job).exists())
+                self._line_up(job, resuming=self._recording(job.id).exists())
 
     def _line_up(self, job: Job, resuming: bool = False) -> None:
         with self._lock:
@@ -457,7 +455,7 @@ class LocalEngine:
     def _past(self, row: Row) -> Job:
         """A job that is no longer in memory, from its row and its recording."""
         job = Job(row.request, row.owner, row.id, row.created, row.saves)
-        trace = self._trace_path(job)
+        trace = self._recording(job.id)
         if trace.exists():
             job.trace = trace
             self._publish_recording(job, trace)
@@ -476,9 +474,6 @@ class LocalEngine:
                 job = self._past(row)
                 with self._lock:
                     self._jobs.setdefault(job.id, job)
-
-    def _trace_path(self, job: Job) -> Path:
-        return self._recording(job.id)
 
     def _recording(self, job: str) -> Path:
         """Where the run of that job is or would be recorded.

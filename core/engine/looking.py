@@ -279,7 +279,7 @@ class _Reading:
         request = path.part.request
         guide = exhausted(run.guide(path, segment))
         known = run.house.store.adapting.embeddings(guide.model, request)
-        return cls(guide, request, run._counting(path), known)
+        return cls(guide, request, run.counting(path), known)
 
     def parts(self, negative: bool, index: int) -> tuple[Part, ...]:
         """A prompt as it is worded in an interval."""

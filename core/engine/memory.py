@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Callable
 
 import torch
 
@@ -35,6 +36,30 @@ def check_room(request: GenerationRequest, weights: int, free: int) -> None:
             f"this would take about {_gigabytes(wanted)} of memory, and {_gigabytes(free)} are "
             "free; ask for a smaller picture or a smaller model"
         )
+
+
+def make_room(
+    request: GenerationRequest,
+    weights: Callable[[], int],
+    device: torch.device,
+    unload: Callable[[], None],
+    free: Callable[[torch.device], int] | None = None,
+) -> None:
+    """Checks that there is room, and where there is not, once more with nothing loaded.
+
+    Args:
+        weights: bytes of what is not in memory yet, as it is when asked.
+        free: what can be had on the device; None: what it says.
+
+    Raises:
+        OutOfMemory: the request can't fit.
+    """
+    free = free or free_bytes
+    try:
+        check_room(request, weights(), free(device))
+    except OutOfMemory:
+        unload()
+        check_room(request, weights(), free(device))
 
 
 def free_bytes(device: torch.device) -> int:

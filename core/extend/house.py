@@ -17,7 +17,7 @@ from core.extend.about import About, about
 from core.extend.guard import Account, Guard, Ledger
 from core.extend.hookspecs import Place
 from core.extend.kept import OPENING, Choices, Kept
-from core.extend.loader import Found, Loaded, asked, extended, found_in, loaded, unload
+from core.extend.loader import Found, Hung, Loaded, asked, extended, found_in, loaded, unload
 from core.registry import Registry
 
 State = Literal["on", "off", "left out"]
@@ -158,6 +158,7 @@ class Extensions:
             if one.state == "off":
                 raise RequestError(f"{name} is off; enable it first", "extension")
             self._forget(name)
+            unload(name, one.found.folder if one.found.entry is None else None)
             self._load(one.found)
             self._put_up()
         if name in self._problems:
@@ -230,6 +231,9 @@ class Extensions:
             extended(self._shelves(), more)
         except ExtensionError as error:
             self._leave_out(one.name, error)
+            if isinstance(error, Hung):  # the next start does not wait for it again
+                left_out = {**self.kept.read().left_out, one.name: str(error)}
+                self.kept.change(left_out=left_out)
         else:
             self._loaded[one.name] = more
             ranks = {f.name: i for i, f in enumerate(self._in_order(self.kept.read()))}

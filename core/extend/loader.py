@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+import shutil
 import sys
 import threading
 import time
@@ -41,6 +42,10 @@ HEAVY = ("torch", "transformers")
 """Packages that an extension should not ask for at its top level."""
 
 T = TypeVar("T")
+
+
+class Hung(ExtensionError):
+    """It did not come to an end in its time."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,15 @@ def extended(registry: Registry, more: Loaded) -> Registry:
     return replace(registry, **shelves)
 
 
-def unload(name: str) -> None:
-    """Forgets an extension's modules, so that the next load reads them anew."""
+def unload(name: str, folder: Path | None = None) -> None:
+    """Forgets an extension's modules, so that the next load reads them anew.
+
+    Args:
+        folder: its files. Python takes what it compiled for new where a file changed within the
+            same second and kept its length, so that goes too.
+    """
+    for compiled in folder.rglob("__pycache__") if folder is not None else ():
+        shutil.rmtree(compiled, ignore_errors=True)
     package = PACKAGE + name
     for module in [m for m in sys.modules if m == package or m.startswith(package + ".")]:
         del sys.modules[module]
@@ -240,7 +252,7 @@ def _within(seconds: float, name: str, what: str, call: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise ExtensionError(f"{name}: {what} took more than {seconds:g} s and was given up")
+        raise Hung(f"{name}: {what} took more than {seconds:g} s and was given up")
     if errors:
         (error,) = errors
         if isinstance(error, ExtensionError):

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from core.errors import AdapterError, FileError, RequestError
 from core.images.guiding import Scene
+from core.images.hints import hint_of, mask_of
 from core.models.catalog import Catalog, Kind
 from core.models.checkpoint import Checkpoint
 from core.models.controlnets import (
@@ -171,7 +170,7 @@ class Controlling:
             hint.to(model.device),
             (use.weight,) * (skips + 1) if hard else soft_weights(use.weight, skips),
             prompt_alone=use.hearing is Hearing.CONTROL,
-            mask=_mask(scene.mask(use), model.device),
+            mask=mask_of(scene.mask(use)),
             before=lambda: placing.join(network),
             after=(lambda: placing.leave(network)) if use.low_memory else (lambda: None),
         )
@@ -189,7 +188,7 @@ class Controlling:
         self._placing.leave(network)  # it is asked once
         soft = use.hearing is not Hearing.BALANCED
         factors = SOFT_FEATURES if soft else (1.0,) * len(features)
-        mask = _mask(whole.mask(use), model.device)
+        mask = mask_of(whole.mask(use))
         weighed = tuple(
             _masked(use.weight * factor * feature, mask)
             for factor, feature in zip(factors, features, strict=True)
@@ -211,7 +210,7 @@ class Controlling:
             for one in (seen, nothing)
         )
         self._placing.leave(encoder.network, network)  # they are asked once
-        mask = _mask(scene.mask(use), model.device)
+        mask = mask_of(scene.mask(use))
         return TokenLook(prompt, negative, use.weight, mask)
 
     def _network(self, path: Path, model: Checkpoint) -> nn.Module:
@@ -320,24 +319,6 @@ def _seen(network: IPAdapter, encoder: ImageEncoder, picture: Image) -> tuple[Te
         return encoder.places(picture), encoder.places(None)
     seen = encoder.embedding(picture)
     return seen, torch.zeros_like(seen)
-
-
-def hint_of(guide: Image, channels: int) -> Tensor:
-    """(1 channels H W) in [0, 1]; -1 where the guide is transparent."""
-    rgb = guide.convert("RGB")
-    levels = np.asarray(rgb if channels == 3 else rgb.convert("L"), dtype=np.float32) / 255
-    hint = torch.from_numpy(levels if channels == 3 else levels[..., None])
-    if guide.mode == "RGBA":
-        hint[torch.from_numpy(np.asarray(guide.getchannel("A")) == 0)] = -1
-    return rearrange(hint, "H W c -> 1 c H W").contiguous()
-
-
-def _mask(mask: Image | None, device: torch.device) -> Tensor | None:
-    """(1 1 H W) in [0, 1]."""
-    if mask is None:
-        return None
-    levels = torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255)
-    return levels[None, None].to(device)
 
 
 def _masked(feature: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from core.errors import FileError
-from core.images.pixels import in_rgb
+from core.images.hints import middle_square
 from core.models.files import Header, read_tensors
 from core.models.layouts import read_file_header
 
@@ -99,16 +97,8 @@ class ImageEncoder:
 
     def _pixels(self, picture: Image) -> Tensor:
         """The middle square, normalised: (1 3 image image)."""
-        from PIL import Image
-
-        side, rgb = self.facts.image, in_rgb(picture)
-        scale = side / min(rgb.size)
-        size = tuple(max(side, round(length * scale)) for length in rgb.size)
-        large = rgb.resize(size, Image.Resampling.BICUBIC)  # type: ignore[arg-type]
-        left, top = (large.width - side) // 2, (large.height - side) // 2
-        levels = np.asarray(large.crop((left, top, left + side, top + side)), dtype=np.float32)
-        normal = (levels / 255 - np.array(MEAN, np.float32)) / np.array(SPREAD, np.float32)
-        return rearrange(torch.from_numpy(normal), "h w c -> 1 c h w")
+        mean, spread = (torch.tensor(t)[:, None, None] for t in (MEAN, SPREAD))
+        return (middle_square(picture, self.facts.image) - mean) / spread
 
 
 def read_image_encoder(path: Path, dtype: torch.dtype) -> ImageEncoder:

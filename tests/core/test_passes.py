@@ -398,3 +398,21 @@ def test_a_tiling_picture_has_no_edges(house: House) -> None:
     assert image.tobytes() != moved.tobytes()
     there = np.roll(np.asarray(image).astype(int), SIZE, axis=1)
     assert np.abs(there - np.asarray(moved)).max() <= 1
+
+
+def test_any_sampler_goes_on_from_any_other(house: House, tmp_path: Path) -> None:
+    """But for those that choose their own levels, which says so."""
+    runs = {}
+    for name in ("euler", "dpmpp_2m", "unipc", "restart", "dpm_adaptive"):
+        path = tmp_path / f"{name}.trace"
+        list(recorded(generate(replace(ASKED, sampler=name), house), path))
+        runs[name] = path
+    for parent, path in runs.items():
+        for name, entry in REGISTRY.samplers.items():
+            request = replace(ASKED, sampler=name, branch=Branch(job="run", index=2))
+            chooses = REGISTRY.sampler(parent).chooses or entry.chooses
+            if chooses and parent != name:
+                with pytest.raises(RequestError, match="chooses its own noise levels"):
+                    run(request, branching(house, path))
+            else:
+                run(request, branching(house, path))

@@ -76,6 +76,8 @@ def test_a_zip_is_installed_used_and_removed_on_the_page(
     expect(row).to_have_attribute("data-state", "on")
     expect(row).to_contain_text("Louder <i>")
     assert "louder" in engine.registry.request_steps
+    row.get_by_text("Read more").click()
+    expect(row).to_contain_text("Its author wrote nothing.")
     row.get_by_text("Disable").click()
     expect(row).to_have_attribute("data-state", "off")
     assert not engine.registry.request_steps

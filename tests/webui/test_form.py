@@ -13,10 +13,13 @@ from core.models.upscalers import LATENT_MODES
 from core.registry import built_in
 from core.request import (
     Branch,
+    ControlUse,
+    During,
     Emphasis,
     Enlarge,
     Fill,
     GenerationRequest,
+    Hearing,
     HypernetUse,
     LoraUse,
     NoiseKind,
@@ -103,6 +106,20 @@ def shapings(draw: st.DrawFn, sampler: str, schedule: str) -> ScheduleOptions:
     )
 
 
+guides = st.builds(
+    ControlUse,
+    model=st.text(max_size=20),
+    picture=st.none() | st.just("b" * 64),
+    preprocessor=st.sampled_from(["none", "canny"]),
+    settings=st.dictionaries(st.just("low"), st.integers(1, 255)),
+    weight=st.floats(0, 2),
+    start=st.floats(0, 1),
+    hearing=st.sampled_from(Hearing),
+    during=st.sampled_from(During),
+    low_memory=st.booleans(),
+)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> GenerationRequest:
     sampler = draw(st.sampled_from(sorted(REGISTRY.samplers)))
@@ -130,6 +147,7 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
         start=draw(st.none() | images | inpaints),
         enlarge=draw(st.none() | enlarges),
         refine=draw(st.none() | refines),
+        controls=tuple(draw(st.lists(guides, max_size=2))),
         clip_skip=draw(wholes("clip_skip")),
         ensd=draw(wholes("ensd")),
         emphasis=draw(st.sampled_from(Emphasis)),
@@ -152,7 +170,7 @@ def test_an_untouched_form_is_a_plain_request() -> None:
 def test_every_field_of_a_request_is_on_the_form_or_said_to_be_missing() -> None:
     on_form = {name.partition(".")[0] for name in form.BY_NAME}
     fields = {field.name for field in dataclasses.fields(GenerationRequest)}
-    nowhere = {"record", "loras", "hypernets", "controls", "branch", "extras"}
+    nowhere = {"record", "loras", "hypernets", "branch", "extras"}
     assert fields - on_form <= nowhere
     for part, kind in (
         (form.OPTION, SamplerOptions),

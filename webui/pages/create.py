@@ -183,6 +183,9 @@ def _settings(drawing: Drawing) -> None:
         pair("enlarge.steps", "enlarge.cfg_scale")
         pair("enlarge.sampler", "enlarge.schedule")
         put("enlarge.checkpoint", "enlarge.prompt", "enlarge.negative_prompt")
+    with gr.Accordion("Guides", open=False, elem_id="v-guides-fold"):
+        markup("guides", "v-guides")
+    put("controls")
     with gr.Accordion("Refine", open=False, elem_id="v-refine"):
         put(*(field.name for field in placed("refine")))
     with gr.Accordion("More", open=False, elem_id="v-more"):
@@ -206,7 +209,7 @@ def widget(field: Field, value: Any, choices: Choices) -> Any:
         "elem_id": field.elem_id,
         "info": field.help or None,
     }
-    if field.kind == "picture":
+    if field.kind in ("picture", "guides"):
         return gr.Textbox(value=value, visible="hidden", elem_id=field.elem_id)
     if field.kind == "flag":
         return gr.Checkbox(**common, value=value)

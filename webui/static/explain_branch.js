@@ -67,20 +67,19 @@ export class View {
     await this.grow();
   }
 
-  /** Which samplers can go on from a step: what one of them remembers no other one can read, and
-   * those that plan levels of their own can't begin among others'. */
+  /** Which samplers can go on: those that plan levels of their own can't begin among others'. */
   able(step) {
     const own = this.page.run.request.sampler;
     const { plans } = this.page.run.samplers.find((one) => one.name === own) || {};
     for (const { name, plans: itself } of this.page.run.samplers) {
       const option = this.sampler.querySelector(`option[value="${name}"]`);
-      option.disabled = name !== own && (step.remembers || plans || itself);
+      option.disabled = name !== own && (plans || itself);
     }
     if (this.sampler.selectedOptions[0]?.disabled) this.sampler.value = own;
-    this.why.hidden = !(step.remembers || plans);
+    this.why.hidden = !(plans || step.remembers);
     this.why.textContent = plans
       ? "This run's sampler chose its own noise levels, so no other one can go on from here."
-      : "This run's sampler remembers the steps before, which no other one can read. At the first step it can be changed.";
+      : "This run's sampler remembers the steps before. Another one can't read that, and begins without.";
   }
 
   /** The seed that paints this one image of its request. */

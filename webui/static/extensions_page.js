@@ -87,8 +87,21 @@ class Page {
     for (const text of new Set([one.problem, ...one.sentences].filter(Boolean))) {
       row.append(made("p", { className: "v-xt-problem", textContent: sentence(text) }));
     }
+    row.append(this.readme(one));
     if (this.may) row.append(this.does(one, index));
     return row;
+  }
+
+  /** What its author wrote, asked for when it is opened. */
+  readme(one) {
+    const text = made("pre");
+    const more = made("details", {}, made("summary", { textContent: "Read more" }), text);
+    more.addEventListener("toggle", async () => {
+      if (!more.open || text.textContent) return;
+      const told = await asked(`/api/extensions/readme?name=${encodeURIComponent(one.name)}`).catch((error) => ({ text: error.message }));
+      text.textContent = told.text || "Its author wrote nothing.";
+    });
+    return more;
   }
 
   does(one, index) {

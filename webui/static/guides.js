@@ -272,8 +272,9 @@ class Card {
     if (!this.board) {
       const { Easel } = await import("./easel.js");
       this.board = await Easel.made(this.easel, { painted: () => this.drawn(), file: () => {}, acting: () => {} });
-      this.board.colour = "#17181a";
+      this.board.soft(false);
       this.board.share = 0.02;
+      this.easel.querySelector(".v-swatch").click(); // black
     }
     const hides = !this.easel.hidden;
     this.easel.hidden = hides;

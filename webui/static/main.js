@@ -3,9 +3,11 @@
 import { asked, control, kept, part, present } from "./dom.js";
 import { drops } from "./drop.js";
 import { Form } from "./form.js";
+import { Guides } from "./guides.js";
 import { keys } from "./keys.js";
 import { reading } from "./reading.js";
 import { Session } from "./session.js";
+import { go } from "./shell.js";
 import { Start } from "./start.js";
 import { startWordings } from "./wordings.js";
 
@@ -25,12 +27,14 @@ export const page = {
     session = new Session(root, form);
     start = new Start(root, form, session);
     session.start = start;
+    new Guides(form, session);
     keys(session);
     drops(form, session.status, start);
     folding();
     theming();
     inviting();
     startWordings();
+    lookingInside(root);
     arrived();
     await session.resume();
   },
@@ -106,6 +110,17 @@ document.addEventListener("vitrine-open-job", async ({ detail }) => {
     session.status.problem(error.message);
   }
 });
+
+/** From the step on show to what can be seen inside it, and to another end. */
+function lookingInside(root) {
+  for (const [name, view] of [["look-inside", "guidance"], ["branch-here", "branch"]]) {
+    part(name, root)?.addEventListener("click", () => {
+      const { reel, index } = session.timeline;
+      if (!reel) session.status.say("Make a picture first.");
+      else go("explain", { view, job: reel.job, image: reel.image, step: index });
+    });
+  }
+}
 
 /** The prompt waits for words, where that opens no keyboard; buttons name their keys. */
 async function inviting() {

@@ -15,7 +15,7 @@ list.className = "v-words";
 list.hidden = true;
 list.setAttribute("role", "listbox");
 list.setAttribute("aria-label", "Words that could be meant");
-document.body.append(list);
+(document.querySelector(".gradio-container") || document.body).append(list);
 
 const begun = () => WORD.exec(box.value.slice(0, box.selectionStart))?.[0] || "";
 

@@ -11,7 +11,7 @@ import torch
 
 from core.engine.job import JobState
 from core.engine.local import LocalEngine
-from core.engine.memory import check_room, is_out_of_memory, needed
+from core.engine.memory import check_room, is_out_of_memory, make_room, needed
 from core.errors import OutOfMemory
 from core.events import Event, ImageDone, Note, Step
 from core.request import Enlarge, GenerationRequest, Record
@@ -32,6 +32,17 @@ def test_what_cant_fit_is_said_with_figures() -> None:
     check_room(WHOLE, 2**30, 2 * 2**30)
     with pytest.raises(OutOfMemory, match=r"32\.0 GB .* 8\.0 GB are free"):
         check_room(replace(WHOLE, width=4096, height=4096), 0, 8 * 2**30)
+
+
+def test_what_is_loaded_makes_room_for_what_is_asked() -> None:
+    free, device = [2**30], torch.device("cpu")
+
+    def unload() -> None:
+        free[0] = 8 * 2**30
+
+    make_room(WHOLE, lambda: 4 * 2**30, device, unload, lambda _: free[0])
+    with pytest.raises(OutOfMemory):
+        make_room(WHOLE, lambda: 40 * 2**30, device, unload, lambda _: free[0])
 
 
 @pytest.mark.parametrize(
