@@ -58,7 +58,7 @@ ROOMS = {
     # What the walks of one request share; `generate` tells the story with it.
     "core.run": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters core.models"
-        " core.passes core.levels core.additions core.registry",
+        " core.passes core.levels core.entries core.additions core.registry",
         "torch PIL",
     ),
     "core.generate": (

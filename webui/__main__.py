@@ -252,7 +252,11 @@ def serve(
     extensions.listen(engine.adopt)
     extensions.opening()
     rights = Rights(given.enable_insecure_extension_access, frozenset(given.extension_host))
-    app = create_app(engine, settings, rules, extensions, rights, ROOT)
+    try:
+        app = create_app(engine, settings, rules, extensions, rights, ROOT)
+    except KeyboardInterrupt:
+        extensions.opened()  # a person's doing, and no extension's
+        raise
 
     scheme = "https" if given.tls_certfile else "http"
 

@@ -7,6 +7,7 @@ those of any other, by `files.read_tensors`.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from core.errors import FileError
 from core.models.files import Header, TensorInfo
-from core.models.old_pickles import BEGINNING, read_old_contents
+from core.models.old_pickles import BEGINNING, outline
 
 DTYPES = {
     "float16": "F16",
@@ -82,10 +83,21 @@ def read_pickle_contents(path: Path) -> Any:
     Raises:
         FileError: as `read_pickle_header`.
     """
-    if is_old(path):
-        return read_old_contents(path)
-    _check_records(path)
-    return _placed(path, _loaded(path), "", 0)
+    if not is_old(path):
+        _check_records(path)
+        return _placed(path, _loaded(path), "", 0)
+    places = outline(path)
+    found = _loaded(path)
+    tensors = [tensor for _, tensor in _fake_tensors(found)]
+    claimed = [(t.untyped_storage().nbytes(), t.element_size()) for t in tensors]
+    try:
+        with path.open("rb") as file:
+            starts = tuple(places.located(file, claimed, path.stat().st_size))
+    except (KeyError, ValueError, struct.error) as error:
+        raise FileError(f"{path.name} is cut off or damaged: {error}") from error
+    for tensor, start in zip(tensors, starts, strict=True):
+        tensor.untyped_storage()._checkpoint_offset = start
+    return _placed(path, found, "", 0)
 
 
 def is_old(path: Path) -> bool:
@@ -108,6 +120,16 @@ def _placed(path: Path, found: Any, name: str, depth: int) -> Any:
     if isinstance(found, list | tuple):
         return [_placed(path, v, f"{name}.{i}", depth + 1) for i, v in enumerate(found)]
     return found if isinstance(found, str | int | float | bool) else None
+
+
+def _fake_tensors(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every tensor of torch's with its name, in the order of the file."""
+    if hasattr(found, "untyped_storage"):
+        yield prefix, found
+    elif depth < MAX_NESTING and isinstance(found, Mapping | list | tuple):
+        items = found.items() if isinstance(found, Mapping) else enumerate(found)
+        for key, value in items:
+            yield from _fake_tensors(value, f"{prefix}.{key}", depth + 1)
 
 
 def _tensors(found: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, TensorInfo]]:

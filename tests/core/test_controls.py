@@ -69,18 +69,23 @@ def control_net(family: str = "sd1") -> ControlNet:
     return net
 
 
-def t2i_adapter() -> T2IAdapter:
-    widths = tuple(CONFIG.channels * m for m in CONFIG.multipliers)
-    net = seeded(T2IAdapter(AdapterConfig(1, 8, widths)), 6)
+def t2i_adapter(family: str = "sd1") -> T2IAdapter:
+    config = unet_config_of(family)
+    widths = tuple(config.channels * m for m in config.multipliers)
+    numbers = AdapterConfig(1, 8, widths)
+    if family == "sdxl":
+        numbers = AdapterConfig(3, 16, (*widths, widths[-1]))
+    net = seeded(T2IAdapter(numbers), 6)
     assert isinstance(net, T2IAdapter)
     return net
 
 
-def ip_adapter(plus: bool) -> IPAdapter:
-    config = ProjectionConfig(ENCODER["projection"], CONFIG.context, 4)
+def ip_adapter(plus: bool, family: str = "sd1") -> IPAdapter:
+    unet = tiny_unet(unet_config_of(family))
+    config = ProjectionConfig(ENCODER["projection"], unet.config.context, 4)
     if plus:
-        config = ProjectionConfig(ENCODER["width"], CONFIG.context, 6, inner=64, layers=2)
-    net = seeded(IPAdapter(config, [width for _, width in sites(tiny_unet())]), 8)
+        config = ProjectionConfig(ENCODER["width"], unet.config.context, 6, inner=64, layers=2)
+    net = seeded(IPAdapter(config, [width for _, width in sites(unet)]), 8)
     assert isinstance(net, IPAdapter)
     return net
 
@@ -126,6 +131,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     xl = control_net("sdxl").state_dict()
     save(folder / "xl.safetensors", {"control_model." + n: t for n, t in xl.items()})
     save(folder / "adapter.safetensors", dict(t2i_adapter().state_dict()))
+    save(folder / "xl_adapter.safetensors", dict(t2i_adapter("sdxl").state_dict()))
+    save(folder / "xl_ip.safetensors", dict(ip_adapter(True, "sdxl").state_dict()))
     save(folder / "ip.safetensors", dict(ip_adapter(False).state_dict()))
     save(folder / "ip_plus.safetensors", dict(ip_adapter(True).state_dict()))
     save(models / "clip_vision/tower.safetensors", dict(image_encoder().state_dict()))
@@ -397,6 +404,20 @@ def test_an_xl_guide_on_sd1_is_refused_in_a_sentence(
     on_xl = replace(asked, checkpoint="xl")
     request = guided(on_xl, ControlUse(model="xl", picture=picture))
     assert difference(end(request, house), end(on_xl, house)) > 1e-4
+
+
+@pytest.mark.parametrize("model", [*KINDS, "xl", "xl_adapter", "xl_ip"])
+def test_guides_fit_sizes_that_do_not_halve_evenly(
+    model: str, asked: GenerationRequest, picture: str, house: House
+) -> None:
+    assert house.inputs is not None
+    half = Image.new("L", (SIZE, SIZE), 0)
+    half.paste(255, (0, 0, SIZE // 2, SIZE))
+    request = replace(asked, width=72, height=40, steps=1)
+    if model.startswith("xl"):
+        request = replace(request, checkpoint="xl")
+    use = ControlUse(model=model, picture=picture, mask=house.inputs.add(half))
+    assert difference(end(guided(request, use), house), end(request, house)) > 1e-5
 
 
 @pytest.mark.parametrize(

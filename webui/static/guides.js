@@ -234,7 +234,10 @@ class Card {
     const { start, size } = this.guides;
     const name = this.use.picture || start?.picture;
     if (name) this.picture.src = `/api/pictures/${name}/thumbnail.jpg`;
-    else this.picture.removeAttribute("src");
+    else {
+      this.picture.removeAttribute("src");
+      throw new Error("This guide needs a picture: choose one, draw one, or start from a picture.");
+    }
     const turn = (this.turn = (this.turn || 0) + 1);
     const answer = await fetch("/api/guides/preview", {
       method: "POST",

@@ -59,6 +59,22 @@ def test_with_plenty_of_memory_a_part_comes_once_and_stays() -> None:
     assert {module for module, where in moves.done if where == "cpu"} == {first, second, read}
 
 
+@pytest.mark.parametrize("memory", ["plenty", "medvram", "lowvram"])
+def test_what_guides_a_network_lies_beside_it_until_something_else_is_needed(
+    memory: Memory,
+) -> None:
+    moves = Moves()
+    placing = Placing(GPU, memory, moves)
+    unet, guide, vae = parts()
+    placing.need(unet)
+    placing.join(guide)
+    placing.need(unet)
+    placing.join(guide)
+    assert moves.done == [(unet, "cuda"), (guide, "cuda")]
+    placing.need(vae)
+    assert moves.here == ({unet, guide, vae} if memory == "plenty" else {vae})
+
+
 @pytest.mark.parametrize("memory", ["medvram", "lowvram"])
 def test_under_medvram_one_part_is_there_at_a_time(memory: Memory) -> None:
     moves = Moves()
