@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from core.engine.engine import Engine
 from core.errors import FileError, RequestError
 from core.request import GenerationRequest
-from webui import form
+from webui import form, panels
 from webui.stream import json_body
 
 PICTURE_LIMIT = 32 * 2**20
@@ -69,7 +69,8 @@ def fitted(request: GenerationRequest, notes: list[str], engine: Engine) -> dict
         notes.append(f"The model {request.checkpoint} is not here; the chosen one is kept.")
     if values["checkpoint"] not in there:
         del values["checkpoint"]
-    return {"values": values, "notes": [*notes, *form.not_written(request)]}
+    notes = [*notes, *form.not_written(request), *panels.absent(request, engine.registry)]
+    return {"values": values, "notes": notes}
 
 
 def _checkpoints(engine: Engine) -> set[str]:

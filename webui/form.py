@@ -31,6 +31,7 @@ from core.request import (
     as_json,
     read_json,
 )
+from webui import panels
 from webui.fields import (
     AUTOMATIC,
     BASIC,
@@ -151,7 +152,11 @@ def written(request: GenerationRequest) -> dict[str, Any]:
         values["schedule"] = AUTOMATIC
     if request.variation is None:
         values["variation.strength"] = BY_NAME["variation.strength"].default
-    return values
+    return values | panels.flat(request)
+
+
+_ELSEWHERE = ("record", "extras")
+"""What the page keeps for itself, and what panels of extensions show."""
 
 
 def not_written(request: GenerationRequest) -> list[str]:
@@ -164,7 +169,7 @@ def not_written(request: GenerationRequest) -> list[str]:
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
         is_plain = value == getattr(plain, field.name)
-        if field.name not in on_form and field.name != "record" and not is_plain:
+        if field.name not in on_form and field.name not in _ELSEWHERE and not is_plain:
             notes.append(f"This page has no place for {field.name.replace('_', ' ')} yet.")
     return notes
 

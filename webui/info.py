@@ -20,7 +20,7 @@ from core.errors import FileError, RequestError, VitrineError
 from core.events import ImageDone, Loaded
 from core.models.catalog import Kind
 from core.request import GenerationRequest
-from webui import form
+from webui import form, panels
 from webui.show import shown
 from webui.stream import Missing, Stage, owner
 
@@ -188,6 +188,7 @@ def _as_json(recipe: Recipe, engine: Engine) -> dict[str, Any]:
         if values.get("checkpoint") not in there:
             values.pop("checkpoint", None)
         sentences += form.not_written(request)
+        sentences += panels.absent(request, engine.registry)
     return {
         "maker": recipe.kind,
         "made_by": MAKERS[recipe.kind],

@@ -73,6 +73,8 @@ class LookInside:
     image: int
     index: int
     pass_index: int = 0
+    without_guides: bool = False
+    """Whether what guides beside the prompts is left out, to compare."""
 
 
 @dataclass(frozen=True)

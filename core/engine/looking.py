@@ -148,7 +148,7 @@ class Words:
 def inside(query: LookInside, job: Job, house: House) -> Inside:
     """Raises RequestError where there is no such step, or no interval after it."""
     place = _Place.of(query, job, house)
-    seen = place.evaluated()
+    seen = place.evaluated(without_guides=query.without_guides)
     model = place.path.model  # a refiner has no better VAE, and may have none
     assert seen.uncond is not None
     return Inside(
@@ -357,7 +357,9 @@ class _Place:
         positive, (negative,) = (self.reading.parts(n, self.state.index) for n in (False, True))
         return positive, negative
 
-    def evaluated(self, watching: Watching | None = None) -> Predictions:
+    def evaluated(
+        self, watching: Watching | None = None, without_guides: bool = False
+    ) -> Predictions:
         """The first thing the network was asked in this interval, and its answers.
 
         The sampler itself asks: some begin elsewhere than at the state's own latents.
@@ -370,6 +372,8 @@ class _Place:
 
         # With a scale of 1 the run asks for the prompt alone; here both are wanted.
         asking = replace(self.guide, cfg_scale=0.0)
+        if without_guides:
+            asking = replace(asking, controls=())
         if watching is not None:
             asking = replace(asking, attending=watching.beside(asking.attending))
 

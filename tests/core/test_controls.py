@@ -14,6 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.engine.answers import answered
+from core.engine.engine import LookInside
+from core.engine.job import Job
+from core.engine.looking import Inside
 from core.errors import AdapterError, RequestError
 from core.events import Event, ImageDone, Loaded, Note, Step
 from core.generate import House, Progress, generate
@@ -36,6 +40,7 @@ from core.request import (
     Refine,
     StartImage,
 )
+from core.resolve import resolve
 from core.settings import default_settings
 from core.trace import progress_of, recorded
 from tests.tiny import (
@@ -277,6 +282,29 @@ def test_a_run_with_guides_resumes_exactly_from_every_step(
     resumed = steps(generate(request, house, progress=progress))
     assert resumed[0].state.index == at + 1
     assert torch.equal(resumed[-1].state.latents, whole)
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_step_is_looked_into_with_its_guide_and_without(
+    model: str, asked: GenerationRequest, picture: str, house: House
+) -> None:
+    request = guided(asked, ControlUse(model=model, picture=picture, end=0.5))
+    job = Job(resolve(request, house.catalog, house.registry), "me")
+    for event in generate(job.request, house):
+        job.publish(event)
+    for index in range(STEPS):
+        with_it, without = (
+            answered(LookInside(job.id, 0, index, without_guides=left_out), lambda _: job, house)
+            for left_out in (False, True)
+        )
+        assert isinstance(with_it, Inside) and isinstance(without, Inside)
+        recorded_one = next(
+            event.estimates[0]
+            for event in job.events()
+            if isinstance(event, Step) and event.estimates and event.state.index == index + 1
+        )
+        assert torch.equal(with_it.guided(with_it.cfg_scale), recorded_one)
+        assert torch.equal(with_it.conds[0], without.conds[0]) is (index >= STEPS / 2)
 
 
 @pytest.mark.parametrize("model", KINDS)

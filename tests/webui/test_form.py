@@ -190,7 +190,6 @@ def test_every_field_of_a_request_is_on_the_form_or_said_to_be_missing() -> None
         ("loras", (LoraUse(name="style"),)),
         ("hypernets", (HypernetUse(name="style"),)),
         ("branch", Branch(job="x")),
-        ("extras", {"cfg_rescale": {"amount": 0.7}}),
     ],
 )
 def test_what_has_no_place_is_named(name: str, value: object) -> None:

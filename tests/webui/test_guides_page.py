@@ -25,6 +25,7 @@ from tests.webui.test_page import PROMPT, Visitor
 
 PREVIEW = '.v-guide img[alt="What the network will see"]'
 WHITE = """(image) => {
+    if (!image.naturalWidth) return NaN;  // it is being drawn anew
     const canvas = Object.assign(document.createElement("canvas"),
         { width: image.naturalWidth, height: image.naturalHeight });
     const pen = canvas.getContext("2d");

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -19,7 +19,7 @@ from core.errors import VitrineError
 from core.images.resize import FILTERS
 from core.models.kinds import Kind
 from core.registry import Registry
-from webui import form
+from webui import form, panels
 from webui.assets import Assets
 from webui.fields import AUTOMATIC, MODE, Field
 from webui.form import placed
@@ -51,8 +51,9 @@ class Create:
 
 def tab(shell: Shell) -> None:
     engine, files = shell.engine, shell.files
-    drawn = draw(choices(engine), beginnings(engine), files)
-    wire(shell.demo, drawn, shell.stage, engine, files)
+    shown = panels.panels(shell.extensions)
+    drawn = draw(choices(engine), beginnings(engine), files, shown)
+    wire(shell.demo, drawn, shell.stage, engine, files, shown)
 
 
 def choices(engine: Engine) -> Choices:
@@ -102,6 +103,12 @@ class Drawing:
         with gr.Row(elem_classes="v-pair"):
             self.put(*names)
 
+    def panel(self, drawn: panels.Drawn) -> None:
+        """The settings of an extension, folded away."""
+        with gr.Accordion(drawn.panel.title, open=False):
+            for field in (drawn.switch, *drawn.fields):
+                self.inputs[field.name] = widget(field, field.default, self._choices)
+
     def markup(self, name: str, elem_id: str) -> None:
         """A component of our own, from static/{name}.html."""
         gr.HTML(
@@ -112,7 +119,12 @@ class Drawing:
         )
 
 
-def draw(choices: Choices, beginnings: Mapping[str, Any], files: Assets) -> Create:
+def draw(
+    choices: Choices,
+    beginnings: Mapping[str, Any],
+    files: Assets,
+    shown: Sequence[panels.Drawn] = (),
+) -> Create:
     """Everything on the page, and nothing of what it does."""
     drawing = Drawing(choices, beginnings, files)
     put, markup = drawing.put, drawing.markup
@@ -141,6 +153,8 @@ def draw(choices: Choices, beginnings: Mapping[str, Any], files: Assets) -> Crea
                 markup("fold", "v-fold")
                 with gr.Column(elem_id="v-folded"):
                     _settings(drawing)
+                    for one in shown:
+                        drawing.panel(one)
         with gr.Column(elem_id="v-stage"):
             timeline.draw(files)
     reply = gr.JSON(visible="hidden", elem_id="v-reply")
@@ -275,9 +289,15 @@ def _placeholder(field: Field) -> str:
     return "the same" if field.name.startswith("enlarge.") else "automatic"
 
 
-def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Engine, files: Assets) -> None:
+def wire(
+    demo: gr.Blocks,
+    drawn: Create,
+    stage: Stage,
+    engine: Engine,
+    files: Assets,
+    shown: Sequence[panels.Drawn] = (),
+) -> None:
     """What happens when something is pressed or changed."""
-    registry: Registry = engine.registry
     inputs = drawn.inputs
     # In the order they were drawn in, which is the order in which gradio hands over a set.
     names = json.dumps(list(inputs))
@@ -291,7 +311,7 @@ def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Engine, files: As
     def on_generate(values: dict[Any, Any], request: gr.Request) -> dict[str, Any]:
         by_name = {name: values.get(component) for name, component in inputs.items()}
         owner = str(request.request.scope["vitrine.owner"]) if request.request else ""
-        return submitted(by_name, owner, stage, registry)
+        return submitted(by_name, owner, stage, engine.registry, shown)
 
     named_anew = ["checkpoint", "enlarge.checkpoint", "refine.checkpoint", "enlarge.upscaler"]
 
@@ -338,12 +358,17 @@ def wire(demo: gr.Blocks, drawn: Create, stage: Stage, engine: Engine, files: As
 
 
 def submitted(
-    values: Mapping[str, Any], owner: str, stage: Stage, registry: Registry
+    values: Mapping[str, Any],
+    owner: str,
+    stage: Stage,
+    registry: Registry,
+    shown: Sequence[panels.Drawn] = (),
 ) -> dict[str, Any]:
     """What the page is told after Generate: the job's id, or what is wrong, by field."""
     nonce = secrets.token_hex(4)
     try:
-        job = stage.submit(form.read(values, registry), owner)
+        request = replace(form.read(values, registry), extras=panels.read(values, shown))
+        job = stage.submit(request, owner)
     except form.FormError as error:
         return {"nonce": nonce, "errors": error.errors}
     except VitrineError as error:

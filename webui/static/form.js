@@ -112,7 +112,12 @@ export class Form {
     this.wanted = null;
     this.filling = true;
     setTimeout(() => (this.filling = false), 500);
-    return names.map((name, i) => (name in wanted ? wanted[name] : values[i]));
+    // A whole request says which extensions have a part in it: the others have none.
+    const whole = "prompt" in wanted;
+    return names.map((name, i) => {
+      if (name in wanted) return wanted[name];
+      return whole && /^extras\..*\.on$/.test(name) ? false : values[i];
+    });
   }
 
   get model() {
