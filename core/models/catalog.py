@@ -23,6 +23,8 @@ from core.settings import Settings
 
 __all__ = ["FAMILIES", "Catalog", "CheckpointFile", "Kind", "ModelFile", "VAEFile"]
 
+SHIPPED_BESIDE = {Kind.LORA: "loras", Kind.EMBEDDING: "embeddings"}
+"""Folders beside the checkpoint that ships."""
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
 
 
@@ -312,11 +314,18 @@ class Catalog:
         ordered = dict(sorted(found.items(), key=lambda item: item[0].casefold()))
         if kind is Kind.VAE:
             ordered |= {o.name: o for o in self._vaes_beside() if o.name not in ordered}
-        if kind is Kind.CHECKPOINT and self._shipped.exists():
-            stat, name = self._shipped.stat(), self._shipped.stem
-            shipped = Found(kind, name, self._shipped, stat.st_size, stat.st_mtime_ns)
-            ordered.setdefault(name, shipped)
+        for path in self._shipped_of(kind):
+            stat = path.stat()
+            shipped = Found(kind, path.stem, path, stat.st_size, stat.st_mtime_ns)
+            ordered.setdefault(path.stem, shipped)
         return list(ordered.values())
+
+    def _shipped_of(self, kind: Kind) -> list[Path]:
+        """What comes with the house: a checkpoint, and beside it a LoRA and an embedding for it."""
+        if kind is Kind.CHECKPOINT:
+            return [self._shipped] if self._shipped.exists() else []
+        folder = SHIPPED_BESIDE.get(kind)
+        return sorted((self._shipped.parent / folder).glob("*.safetensors")) if folder else []
 
     def _vaes_beside(self) -> Iterable[Found]:
         """The VAEs that lie beside checkpoints may be chosen for others too."""
