@@ -430,7 +430,8 @@ def test(place: Place, words: Sequence[str]) -> int:
     slow = ["-m", ""] if "--slow" in words else []
     os.chdir(place.root)
     rest = [word for word in words if word != "--slow"]
-    return hand_over([str(place.python), "-m", "pytest", *slow, *rest], place)
+    workers = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+    return hand_over([str(place.python), "-m", "pytest", *workers, *slow, *rest], place)
 
 
 def doctor(place: Place, words: Sequence[str]) -> int:

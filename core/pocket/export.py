@@ -22,15 +22,19 @@ from core.pocket.words import HEADS, Words
 
 SCALE = 0.18215  # of SD 1.x's latents
 QUIET = -20.0  # log variance of the encoder's latents: it is not a sampler
+UNET_KEYS = "model.diffusion_model."
+TEXT_KEYS = "cond_stage_model.transformer.text_model."
 SHIPPED = Path(__file__).parent / "pocket.safetensors"
 
 EXAMPLES = (
     "a red apple on a blue background",
-    "a penguin on a pink background",
+    "a panda on a green background",
+    "three stars on a black background",
+    "a boat on the sea",
     "a ghost on a black background",
-    "a sunflower on a purple background",
-    "a rocket in the night sky",
-    "a snowman in the snow",
+    "a unicorn on a purple background",
+    "a burger on a yellow background",
+    "a house in a meadow",
 )
 
 
@@ -59,13 +63,25 @@ def painter_tensors(state: dict[str, Tensor], words: Words) -> dict[str, Tensor]
     for key, tensor in state.items():
         part, name = key.split(".", 1)
         if part == "unet":
-            tensors[f"model.diffusion_model.{name}"] = tensor
+            tensors[f"{UNET_KEYS}{name}"] = tensor
         elif name.endswith("token_embedding.weight"):
-            key = f"cond_stage_model.transformer.text_model.{name}"
-            tensors[key] = words.full_table(tensor)
+            tensors[f"{TEXT_KEYS}{name}"] = words.full_table(tensor)
         elif not name.endswith("position_ids"):
-            tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
+            tensors[f"{TEXT_KEYS}{name}"] = tensor
     return tensors
+
+
+def painter_state(tensors: dict[str, Tensor], words: Words) -> dict[str, Tensor]:
+    """The reverse of `painter_tensors`: only the rows of the tokens that captions use."""
+    state = {}
+    for key, tensor in tensors.items():
+        if key.startswith(UNET_KEYS):
+            state[f"unet.{key.removeprefix(UNET_KEYS)}"] = tensor.float()
+        elif key.startswith(TEXT_KEYS):
+            name = key.removeprefix(TEXT_KEYS)
+            rows = words.rows(tensor) if name.endswith("token_embedding.weight") else tensor
+            state[f"text.{name}"] = rows.float()
+    return state
 
 
 def autoencoder_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:

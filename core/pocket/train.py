@@ -15,15 +15,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from core.nn.attention import Attending, Site
@@ -43,6 +43,11 @@ MODEST = draw.Mix(gradients=0.04, scenes=0.06, shapes=0.06, sizes=0.04)
 RICH = draw.Mix(
     gradients=0.08, scenes=0.15, shapes=0.14, sizes=0.08, places=0.05, counts=0.06, pairs=0.06
 )
+RICHER = draw.Mix(
+    gradients=0.08, scenes=0.12, shapes=0.12, sizes=0.1, places=0.06, counts=0.18, pairs=0.26
+)
+MODEST_NEWER, RICHER_NEWER = replace(MODEST, newer=0.7), replace(RICHER, newer=0.4)
+PAIRED_NEWER = replace(RICHER_NEWER, counts=0.15, pairs=0.34)
 EVERYTHING = draw.Mix(0.1, 0.2, 0.15, 0.2, 0.1, 0.12, 0.12)
 
 
@@ -58,18 +63,44 @@ class Stage:
     mix: draw.Mix
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A stretch of the autoencoder's training: cosine from `rate` to `last_rate`."""
+
+    steps: int
+    rate: float
+    last_rate: float
+
+
+Stretch = TypeVar("Stretch", Stage, Reading)
+
 STAGES = (
     Stage(side=64, batch=32, steps=1400, rate=1.0e-3, last_rate=7e-4, mix=PLAIN),
     Stage(side=128, batch=16, steps=1500, rate=7e-4, last_rate=6e-4, mix=MODEST),
     Stage(side=128, batch=16, steps=2400, rate=6e-4, last_rate=2e-5, mix=RICH),
+    Stage(side=64, batch=32, steps=1200, rate=6e-4, last_rate=6e-4, mix=MODEST_NEWER),
+    Stage(side=128, batch=16, steps=250, rate=6e-4, last_rate=6e-4, mix=RICHER_NEWER),
+    Stage(side=128, batch=24, steps=650, rate=7e-4, last_rate=7e-4, mix=RICHER_NEWER),
+    Stage(side=128, batch=24, steps=710, rate=7e-4, last_rate=3.5e-4, mix=RICHER_NEWER),
+    Stage(side=128, batch=24, steps=120, rate=3.5e-4, last_rate=3.3e-4, mix=PAIRED_NEWER),
+    Stage(side=128, batch=24, steps=260, rate=3.3e-4, last_rate=1e-5, mix=PAIRED_NEWER),
 )
-DECODER_STEPS = 3600
+READINGS = (
+    Reading(steps=3600, rate=1.5e-3, last_rate=3e-5),
+    Reading(steps=1250, rate=7e-4, last_rate=7e-4),
+    Reading(steps=1300, rate=7e-4, last_rate=2e-5),
+)
+READING_L1, READING_L2 = 0.25, 4.0
+RIM_WEIGHT = 4.0
 WARM_UP = 100  # steps
 CLIP = 1.0  # norm of the gradient
 DROPPED_CAPTIONS = 0.1
 UNKNOWN_WORDS = 0.05  # share of captions with one word that Pocket does not know
 SNR_LIMIT = 5.0
-EMA_LIMIT = 0.999
+AVERAGED_EVERY = 4  # steps
+EMA_LIMIT = 0.975  # for so many steps at once
+MEET_EVERY = 12  # steps
+MEETING_POINT = "tcp://127.0.0.1:29517"
 SAVE_EVERY = 150.0  # seconds
 
 
@@ -128,13 +159,14 @@ def heard(captions: list[str], words: Words, rng: np.random.Generator) -> Tensor
     return words.ids(said, unknown)
 
 
-def stage_at(step: int) -> tuple[Stage, int]:
-    """The stage of a step and the step within it."""
-    for stage in STAGES:
-        if step < stage.steps:
-            return stage, step
-        step -= stage.steps
-    return STAGES[-1], STAGES[-1].steps
+def stage_at(step: int, stages: Sequence[Stretch]) -> tuple[Stretch, float]:
+    """The stage of a step and the learning rate there."""
+    within = step
+    for stage in stages:
+        if within < stage.steps:
+            return stage, cosine(stage.rate, stage.last_rate, within / stage.steps)
+        within -= stage.steps
+    raise ValueError(f"step {step} lies behind the last of {step - within} steps")
 
 
 def cosine(first: float, last: float, progress: float) -> float:
@@ -160,17 +192,29 @@ def noise_loss(painter: Painter, latents: Tensor, ids: Tensor, bars: Tensor, see
 
 
 def autoencoder_loss(vae: VAE, pixels: Tensor, latents: Tensor, seed: int) -> Tensor:
-    """The decoder reads latents with a little noise, the encoder is to make the clean ones."""
+    """How badly the decoder reads, half of it the encoder's latents and half the given ones.
+
+    The given ones get a little noise. The encoder's may help the decoder as long as they stay
+    close to the given ones, which the U-Net learns on.
+    """
     generator = torch.Generator().manual_seed(seed)
-    amount = 0.15 * torch.rand(len(latents), 1, 1, 1, generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    half = max(1, len(pixels) // 2)
+    amount = 0.1 * torch.rand(len(latents), 1, 1, 1, generator=generator)
+    noise = (amount * torch.randn(latents.shape, generator=generator)).to(latents)
+    half = len(pixels) // 2
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        decoded = vae.decode(latents + (amount * noise).to(latents))
         encoded, _ = vae.encode(pixels[:half])
+        decoded = vae.decode(torch.cat((encoded.float(), (latents + noise)[half:])))
     error = decoded.float() - pixels
-    reading = error.abs().mean() + error.square().mean()
+    weight = rim_weight(pixels)
+    reading = (weight * (READING_L1 * error.abs() + READING_L2 * error.square())).mean()
     return reading + functional.smooth_l1_loss(encoded.float(), latents[:half], beta=0.1)
+
+
+def rim_weight(pixels: Tensor) -> Tensor:
+    """More for the two outermost rows and columns, where padding left a frame: (1 1 H W)."""
+    weight = torch.full_like(pixels[:1, :1], RIM_WEIGHT)
+    weight[:, :, 2:-2, 2:-2] = 1.0
+    return weight
 
 
 def basis_at(work: Path) -> Basis:
@@ -204,6 +248,7 @@ class Run:
     seconds: float = 0.0
     loss: float | None = None
     """Running mean over about 100 steps, for the log."""
+    saves: bool = True
 
     @property
     def path(self) -> Path:
@@ -219,6 +264,8 @@ class Run:
             self.step, self.seconds = stored["step"], stored["seconds"]
 
     def save(self) -> None:
+        if not self.saves:
+            return
         state = {part: getattr(self, part).state_dict() for part in ("network", "average")}
         state["optimiser"] = self.optimiser.state_dict()
         save({**state, "step": self.step, "seconds": self.seconds}, self.path)
@@ -234,11 +281,43 @@ class Run:
         self.step += 1
         value = loss.item()
         self.loss = value if self.loss is None else self.loss + (value - self.loss) / 100
-        decay = min(EMA_LIMIT, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+        if self.step % AVERAGED_EVERY == 0:
+            decay = min(EMA_LIMIT, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(
+                    list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+                )
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Processes that train one network together, each on pictures of its own.
+
+    They put in the mean of their weights every MEET_EVERY steps: local SGD, arXiv:1805.09767.
+    """
+
+    member: int = 0
+    size: int = 1
+
+    def assembled(self) -> Crew:
+        """Waits for the others on a port of this machine."""
+        if self.size > 1:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            distributed.init_process_group(
+                "gloo", init_method=MEETING_POINT, rank=self.member, world_size=self.size
             )
+        return self
+
+    @torch.no_grad()
+    def meet(self, run: Run) -> None:
+        """Every member's network becomes the mean of all, where it is time for that."""
+        if self.size > 1 and run.step % MEET_EVERY == 0:
+            weights = nn.utils.parameters_to_vector(run.network.parameters())
+            distributed.all_reduce(weights)
+            nn.utils.vector_to_parameters(weights / self.size, run.network.parameters())
+
+
+ALONE = Crew()
 
 
 def begun(name: str, make: Callable[[], nn.Module], work: Path) -> Run:
@@ -279,20 +358,23 @@ def steps_of(run: Run, total: int) -> Iterator[int]:
     run.save()
 
 
-def train_painter(work: Path) -> None:
+def train_painter(work: Path, crew: Crew = ALONE) -> None:
     """U-Net and text encoder, through all stages."""
     words, basis, bars = Words(), basis_at(work), alphas_bar()
     run = begun("painter", lambda: Painter(len(words.tokens)), work)
     assert isinstance(run.network, Painter)
+    run.saves = crew.member == 0
+    crew.assembled()
     for step in steps_of(run, sum(stage.steps for stage in STAGES)):
-        stage, within = stage_at(step)
-        pixels, captions = drawn(step, stage.batch, stage.mix, stage.side)
-        ids = heard(captions, words, np.random.default_rng(step))
+        stage, rate = stage_at(step, STAGES)
+        number = step * crew.size + crew.member
+        pixels, captions = drawn(number, stage.batch, stage.mix, stage.side)
+        ids = heard(captions, words, np.random.default_rng(number))
         device = next(run.network.parameters()).device
         latents = basis.latents(pixels).to(device)
-        loss = noise_loss(run.network, latents, ids.to(device), bars, step)
-        rate = cosine(stage.rate, stage.last_rate, within / stage.steps)
+        loss = noise_loss(run.network, latents, ids.to(device), bars, number)
         run.learn(loss, rate)
+        crew.meet(run)
 
 
 def train_autoencoder(work: Path) -> None:
@@ -300,13 +382,12 @@ def train_autoencoder(work: Path) -> None:
     basis = basis_at(work)
     run = begun("autoencoder", lambda: VAE(AUTOENCODER), work)
     assert isinstance(run.network, VAE)
-    for step in steps_of(run, DECODER_STEPS):
+    for step in steps_of(run, sum(stretch.steps for stretch in READINGS)):
         pixels, _ = drawn(10**6 + step, 4, EVERYTHING, draw.SIZE)
         device = next(run.network.parameters()).device
         latents = basis.latents(pixels).to(device)
         loss = autoencoder_loss(run.network, pixels.to(device), latents, step)
-        rate = cosine(1.5e-3, 3e-5, step / DECODER_STEPS)
-        run.learn(loss, rate)
+        run.learn(loss, stage_at(step, READINGS)[1])
 
 
 def train_all(work: Path) -> None:
@@ -331,12 +412,15 @@ def main() -> None:
     parser.add_argument("part", nargs="?", default="all", choices=("all", "painter", "autoencoder"))
     parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of one part")
+    parser.add_argument("--member", type=int, default=0, help="which of the painter's processes")
+    parser.add_argument("--crew", type=int, default=1, help="how many train the painter together")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
-    {"all": train_all, "painter": train_painter, "autoencoder": train_autoencoder}[arguments.part](
-        arguments.work
-    )
+    if arguments.part == "painter":
+        train_painter(arguments.work, Crew(arguments.member, arguments.crew))
+    else:
+        {"all": train_all, "autoencoder": train_autoencoder}[arguments.part](arguments.work)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class Words:
         table[self.tokens[1:]] = rows[1:]
         return table
 
+    def rows(self, table: Tensor) -> Tensor:
+        """The reverse of `full_table`: (49408, d) -> compact rows (len(tokens), d)."""
+        unused = min(set(range(len(self.tokens) + 1)) - set(self.tokens))
+        return table[[unused, *self.tokens[1:]]]
+
 
 def text_encoder(vocabulary: int) -> CLIPTextModel:
     """A small CLIP text model (arXiv:2103.00020) with `vocabulary` embedding rows."""

@@ -186,11 +186,11 @@ def test_skipping_goes_on_with_the_next_image(house: House) -> None:
     assert pictures(events)[1] == pictures(list(generate(ASKED, house)))[1]
 
 
-def test_a_lora_that_is_not_applied_is_said_and_not_read_as_words(house: House) -> None:
-    tagged = replace(ASKED, prompt=ASKED.prompt + "<lora:style:0.8>")
+def test_a_tag_that_nobody_knows_is_said_and_not_read_as_words(house: House) -> None:
+    tagged = replace(ASKED, prompt=ASKED.prompt + "<magic:style:0.8>")
     events = list(generate(tagged, house))
     (note,) = [e for e in events if isinstance(e, Note)]
-    assert "<lora:style:0.8>" in note.text
+    assert "<magic:style:0.8>" in note.text
     assert pictures(events) == pictures(list(generate(ASKED, house)))
     (done, _) = [e for e in events if isinstance(e, ImageDone)]
     assert done.request.prompt == tagged.prompt

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import uvicorn
+from playwright.sync_api import expect
 
 from core.settings import default_settings
 from tests.webui.fake_engine import FakeEngine
 from webui.app import create_app
 from webui.gate import Rules
+
+
+expect.set_options(timeout=20_000)  # of a busy machine; what is there is seen at once
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def test_a_step_says_whether_its_sampler_remembers_earlier_ones(client: TestClie
     told = client.get(f"/api/explain/run/{painted(client, sampler='dpmpp_2m')}/0").json()
     assert [step["remembers"] for step in told["steps"]] == [False, True, True, True, True]
     plans = {one["name"] for one in told["samplers"] if one["plans"]}
-    assert plans == {"restart", "dpm_fast", "dpm_adaptive"}
+    assert plans == {"dpm_fast", "dpm_adaptive"}
 
 
 def test_what_the_browser_mixes_is_what_the_run_recorded(

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from core.settings import default_settings
 from tests.webui.fake_engine import FakeEngine
+from tests.webui.loops import run_apart
 from webui.app import create_app
 from webui.gate import Failures, Gate, Rules
 
@@ -227,7 +228,7 @@ def test_wrong_tokens_make_an_address_wait() -> None:
         assert await tries(TOKEN) == 200
         assert await tries("wrong") == 401  # forgiven, counted anew
 
-    asyncio.run(story())
+    run_apart(story())
 
 
 def test_waiting_is_bounded_and_so_is_the_memory_of_it() -> None:
@@ -243,12 +244,12 @@ def test_waiting_is_bounded_and_so_is_the_memory_of_it() -> None:
 def test_bodies_are_bounded_whatever_length_they_announce() -> None:
     gate = Gate(greets, Rules(port=1, body_limit=5000))
     post = {"method": "POST"}
-    assert asyncio.run(called(gate, **post, body=b"x" * 5000))[0] == 200
-    assert asyncio.run(called(gate, **post, body=b"x" * 5001))[0] == 413
+    assert run_apart(called(gate, **post, body=b"x" * 5000))[0] == 200
+    assert run_apart(called(gate, **post, body=b"x" * 5001))[0] == 413
     lies = {"content-length": "10"}
-    assert asyncio.run(called(gate, **post, headers=lies, body=b"x" * 9000))[0] == 413
+    assert run_apart(called(gate, **post, headers=lies, body=b"x" * 9000))[0] == 413
     announced = {"content-length": "9000"}
-    assert asyncio.run(called(gate, **post, headers=announced))[0] == 413
+    assert run_apart(called(gate, **post, headers=announced))[0] == 413
 
 
 def test_the_app_behind_answers_413_and_nothing_else(app: Any) -> None:
@@ -269,25 +270,25 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
 
     headers = [(b"host", b"localhost"), (b"content-length", b"10")]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-    asyncio.run(Gate(greets, Rules(port=1))(scope, receive, send))
+    run_apart(Gate(greets, Rules(port=1))(scope, receive, send))
     assert sent[0]["status"] == 408
 
 
 def test_every_answer_carries_the_houses_headers() -> None:
-    status, headers, body = asyncio.run(called(Gate(greets, Rules(port=1))))
+    status, headers, body = run_apart(called(Gate(greets, Rules(port=1))))
     assert (status, body) == (200, b"hello")
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert "frame-ancestors 'self'" in headers["content-security-policy"]
     assert not any(name.startswith("access-control-") for name in headers)
-    status, headers, _ = asyncio.run(
+    status, headers, _ = run_apart(
         called(Gate(greets, Rules(port=1)), headers={"host": "evil.example"})
     )
     assert status == 421 and headers["x-content-type-options"] == "nosniff"
 
 
 def test_an_unforeseen_error_is_a_sentence_with_an_id(caplog: pytest.LogCaptureFixture) -> None:
-    status, _, body = asyncio.run(called(Gate(breaks, Rules(port=1))))
+    status, _, body = run_apart(called(Gate(breaks, Rules(port=1))))
     assert status == 500
     assert b"secret" not in body and b"Something went wrong (id " in body
     problem = body.decode().split("(id ")[1][:6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from core.errors import FileError, RequestError, VitrineError
 from core.registry import built_in
 from core.settings import default_settings
 from tests.tiny import write_sd1
+from tests.webui.loops import run_apart
 from tests.webui.test_gate import called, greets
 from webui import gate as gate_module
 from webui import house, schema, stream
@@ -178,7 +178,7 @@ def test_who_asks_too_much_has_to_wait_and_this_machine_has_not(
         near = [(await called(gate, client=("127.0.0.1", 1)))[0] for _ in range(20)]
         assert set(near) == {200}
 
-    asyncio.run(story())
+    run_apart(story())
 
 
 def test_one_caller_holds_only_so_many_sockets(
@@ -201,14 +201,14 @@ def test_a_named_origin_may_call_and_brings_its_own_credentials() -> None:
     site = "https://other.example"
     gate = Gate(greets, Rules(port=1, token=TOKEN, origins=frozenset({site})))
     asking = {"origin": site, "access-control-request-method": "POST"}
-    status, headers, _ = asyncio.run(called(gate, method="OPTIONS", headers=asking))
+    status, headers, _ = run_apart(called(gate, method="OPTIONS", headers=asking))
     assert status == 204 and headers["access-control-allow-origin"] == site
     assert "access-control-allow-credentials" not in headers
-    assert asyncio.run(called(gate, method="POST", headers={"origin": site}))[0] == 401
+    assert run_apart(called(gate, method="POST", headers={"origin": site}))[0] == 401
     shown = {"origin": site, "authorization": f"Bearer {TOKEN}"}
-    assert asyncio.run(called(gate, method="POST", headers=shown))[0] == 200
+    assert run_apart(called(gate, method="POST", headers=shown))[0] == 200
     asking["origin"] = "https://strange.example"
-    status, headers, _ = asyncio.run(called(gate, method="OPTIONS", headers=asking))
+    status, headers, _ = run_apart(called(gate, method="OPTIONS", headers=asking))
     assert status == 403 and "access-control-allow-origin" not in headers
 
 
@@ -243,7 +243,7 @@ def test_a_program_is_one_caller_by_the_name_it_shows() -> None:
 
     gate = Gate(notes, Rules(port=1))
     for shown in ("Bearer one", "Bearer one", "Bearer two"):
-        asyncio.run(called(gate, headers={"authorization": shown}))
+        run_apart(called(gate, headers={"authorization": shown}))
     assert owners[0] == owners[1] != owners[2]
 
 

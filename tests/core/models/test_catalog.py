@@ -28,6 +28,11 @@ from tests.tiny import checkpoint_tensors, write_checkpoint
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
+def bare(settings: Settings) -> Catalog:
+    """A catalog of a person's own files alone."""
+    return Catalog(settings, settings.data_dir / "nothing ships.safetensors")
+
+
 def write_lora(path: Path, width: int = 768, **metadata: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -39,7 +44,7 @@ def write_lora(path: Path, width: int = 768, **metadata: str) -> Path:
 
 
 def only(settings: Settings, kind: Kind) -> ModelFile:
-    (file,) = Catalog(settings).files(kind)
+    (file,) = bare(settings).files(kind)
     return file
 
 
@@ -117,7 +122,7 @@ def test_comfyuis_list_of_further_folders_is_read(settings: Settings, tmp_path: 
     for folder in ("up1", "up2"):
         (tmp_path / folder).mkdir()
         save_file({"conv_first.weight": torch.ones(2)}, tmp_path / folder / f"{folder}.pth")
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     bases = {file.name: file.facts.base for file in catalog.files(Kind.CHECKPOINT)}
     assert bases["z"] == "sdxl"  # the default's come first
     assert bases["z (checkpoints)"] == "sd2"
@@ -132,7 +137,7 @@ def test_a_broken_list_of_folders_is_named_and_blocks_nothing(
 ) -> None:
     (tmp_path / "extra_model_paths.yaml").write_text(text)
     write_lora(settings.models_dir / "Lora/ink.safetensors")
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     assert [file.name for file in catalog.files(Kind.LORA)] == ["ink"]
     assert "extra_model_paths.yaml" in catalog.unreadable()["extra_model_paths.yaml"]
 
@@ -144,20 +149,20 @@ def test_links_are_followed_and_circles_end(settings: Settings, tmp_path: Path) 
     (loras / "linked").symlink_to(tmp_path / "disk")
     (tmp_path / "disk/back").symlink_to(loras)
     (loras / "gone.safetensors").symlink_to(tmp_path / "nowhere")
-    assert "linked/deep/ink" in {file.name for file in Catalog(settings).files(Kind.LORA)}
+    assert "linked/deep/ink" in {file.name for file in bare(settings).files(Kind.LORA)}
 
 
 def test_hidden_files_are_no_models(settings: Settings) -> None:
     write_lora(settings.models_dir / "Lora/.ink.safetensors")
     write_lora(settings.models_dir / "Lora/.trash/ink.safetensors")
-    assert not Catalog(settings).files(Kind.LORA)
+    assert not bare(settings).files(Kind.LORA)
 
 
 def test_two_endings_of_one_stem_are_told_apart(settings: Settings) -> None:
     folder = settings.models_dir / "Lora"
     write_lora(folder / "ink.safetensors")
     torch.save({"x.lora_down.weight": torch.ones(2, 2)}, folder / "ink.pt")
-    assert [file.name for file in Catalog(settings).files(Kind.LORA)] == ["ink", "ink.pt"]
+    assert [file.name for file in bare(settings).files(Kind.LORA)] == ["ink", "ink.pt"]
 
 
 # what they say of themselves
@@ -274,7 +279,7 @@ def test_a_picture_is_an_embedding_if_one_is_inside(settings: Settings) -> None:
     (folder / "photo.png").write_bytes(png((b"IHDR", b"\0" * 13), (b"tEXt", b"Comment\0x")))
     save_file({"emb_params": torch.ones(1, 768)}, folder / "plain.safetensors")
     (folder / "plain.preview.png").write_bytes(png())
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     assert [file.name for file in catalog.files(Kind.EMBEDDING)] == ["inside", "plain"]
     assert not catalog.unreadable(Kind.EMBEDDING)
 
@@ -285,7 +290,7 @@ def test_damaged_and_misplaced_files_have_their_sentence(settings: Settings) -> 
     (folder / "page.safetensors").write_text("<html>")
     content = write_lora(folder / "cut.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(content[:-10])
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     said = catalog.unreadable(Kind.LORA)
     assert "is a checkpoint, not a LoRA: put it into models/Stable-diffusion" in said["whole"]
     assert "HTML page" in said["page"]
@@ -305,7 +310,7 @@ def named(settings: Settings) -> Catalog:
     write_lora(folder / "styles/oil.safetensors", ss_output_name="Alias Two")
     write_lora(folder / "styles/pen.v1.0.safetensors")
     write_lora(folder / "more/pen.v1.0.safetensors")
-    return Catalog(settings)
+    return bare(settings)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +359,7 @@ def test_a_known_hash_is_a_name_and_settles_which_is_meant(
 
 def test_hashes_are_those_that_a1111_writes(settings: Settings) -> None:
     path = write_lora(settings.models_dir / "Lora/ink.safetensors")
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     assert catalog.hash_of(path) is None
     content = path.read_bytes()
     assert catalog.hashed(path) == hashlib.sha256(content).hexdigest() == catalog.hash_of(path)
@@ -370,8 +375,8 @@ def test_hashes_are_those_that_a1111_writes(settings: Settings) -> None:
 def test_a_hash_can_be_interrupted(settings: Settings) -> None:
     path = write_lora(settings.models_dir / "Lora/ink.safetensors")
     with pytest.raises(Cancelled):
-        Catalog(settings).hashed(path, "file", lambda done: False)
-    assert Catalog(settings).hash_of(path) is None
+        bare(settings).hashed(path, "file", lambda done: False)
+    assert bare(settings).hash_of(path) is None
 
 
 def test_headers_are_not_read_again_after_a_restart(
@@ -397,9 +402,9 @@ def test_a_damaged_memory_is_begun_anew(content: bytes, settings: Settings) -> N
     settings.data_dir.mkdir()
     (settings.data_dir / "catalog.sqlite3").write_bytes(content)
     assert only(settings, Kind.LORA).name == "ink"
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     catalog.hashed(path)
-    assert Catalog(settings).hash_of(path) is not None
+    assert bare(settings).hash_of(path) is not None
 
 
 def test_a_memory_that_can_not_be_written_is_done_without(settings: Settings) -> None:
@@ -453,7 +458,7 @@ def test_a_thousand_models_are_looked_through_in_no_time(settings: Settings) -> 
     content = write_lora(settings.models_dir / "Lora/0.safetensors").read_bytes()
     for n in range(1, 1000):
         (settings.models_dir / f"Lora/{n}.safetensors").write_bytes(content)
-    catalog = Catalog(settings)
+    catalog = bare(settings)
     catalog.files(Kind.LORA)
     began = time.process_time()
     assert catalog.file(Kind.LORA, "777").name == "777"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from core.pocket import adapters_train, train
@@ -49,3 +50,17 @@ def test_a_cyanotype_is_in_the_style_and_keeps_light_and_dark():
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     light, blue_light = ((p * weights).sum(1).flatten() for p in (pixels, blue))
     assert torch.corrcoef(torch.stack((light, blue_light)))[0, 1] > 0.999
+
+
+def test_the_shipped_files_are_small_and_have_the_shapes_of_the_weights(painter):
+    lora = adapters_train.FOLDER / "loras" / f"{adapters_train.STYLE}.safetensors"
+    assert lora.stat().st_size < 1_000_000
+    tensors = load_file(lora)
+    assert len(tensors) == 3 * LAYERS
+    assert all(
+        tensor.dtype == torch.float16 and tensor.isfinite().all() for tensor in tensors.values()
+    )
+    embedding = adapters_train.FOLDER / "embeddings" / f"{adapters_train.NEW}.safetensors"
+    assert embedding.stat().st_size < 20_000
+    rows = load_file(embedding)["emb_params"]
+    assert rows.shape == (adapters_train.VECTORS, adapters_train.WIDTH)

@@ -121,8 +121,10 @@ def test_lists_name_what_there_is(api: Any) -> None:
     assert api.get_prompt_styles() == [
         {"name": "oil", "prompt": "{prompt}, oil", "negative_prompt": "photo"}
     ]
-    assert api.get_loras() == [] and api.get_hypernetworks() == [] and api.get_sd_vae() == []
-    assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
+    assert [lora["name"] for lora in api.get_loras()] == ["cyanotype"]
+    assert api.get_hypernetworks() == [] and api.get_sd_vae() == []
+    embeddings = api.get_embeddings()
+    assert {*embeddings["loaded"], *embeddings["skipped"]} == {"tangerine"}
     assert api.get_scripts() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
     assert api.get_memory()["ram"]["total"] > 2**20
     assert api.get_cmd_flags()["api"] is True
