@@ -19,7 +19,6 @@ from tests.webui.fake_engine import FakeEngine
 from webui.app import create_app
 from webui.gate import Rules
 
-
 expect.set_options(timeout=20_000)  # of a busy machine; what is there is seen at once
 
 
