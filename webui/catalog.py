@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from core.engine.engine import Engine
 from core.errors import VitrineError
+from core.request import as_json
 from webui import form
 
 
@@ -30,6 +31,7 @@ def described(engine: Engine) -> dict[str, Any]:
     return {
         "default": default,
         "fields": {field.name: field.elem_id for field in form.FIELDS},
+        "beginnings": {field.name: as_json(field.default) for field in form.FIELDS},
         "checkpoints": [
             {
                 "name": file.name,

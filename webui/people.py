@@ -83,5 +83,5 @@ def save_options(said: Mapping[str, Json]) -> SaveOptions:
     Raises:
         RequestError: a format or a quality there is not.
     """
-    names = ("format", "quality")
+    names = ("format", "quality", "pattern", "folders")
     return SaveOptions(**{name: said[name] for name in names if said.get(name) is not None})  # type: ignore[arg-type]

@@ -64,6 +64,12 @@ START_ONLY = ("models_dir", "outputs_dir", "data_dir")
 PERSONAL = (
     Field("format", "Save pictures as", "PNG keeps every pixel.", get_args(FileFormat)),
     Field("quality", "Quality of JPEG and WebP", "1 to 100.", least=1, most=100),
+    Field(
+        "pattern",
+        "Names of pictures",
+        "Behind the number, with A1111's words: [seed], [steps], [model_name], [prompt_words]…",
+    ),
+    Field("folders", "Folders of pictures", "The same, / between folders: [date]/[model_name]."),
 )
 """Each person's own; they hold from the next picture on."""
 

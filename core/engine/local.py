@@ -449,7 +449,12 @@ class LocalEngine:
             over = [id for id, job in self._jobs.items() if job.state.is_over]
             for id in over[:-KEPT_JOBS]:
                 del self._jobs[id]
-        keep_within(self.settings.traces_dir, "*.trace", self.settings.trace_quota_mb * 2**20)
+        keep_within(
+            self.settings.traces_dir,
+            "*.trace",
+            self.settings.trace_quota_mb * 2**20,
+            spared=self.gallery.starred_jobs(),
+        )
         keep_within(self._unsaved, "**/*.png", UNSAVED, UNSAVED_FILES)
 
     def _past(self, row: Row) -> Job:

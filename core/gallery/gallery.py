@@ -229,6 +229,14 @@ class Gallery:
                 if 0 < id < 2**63
             )
 
+    def starred_jobs(self) -> frozenset[str]:
+        """The jobs whose pictures somebody starred: their recordings are to stay."""
+        with self._lock:
+            rows = self._base.execute(
+                "SELECT DISTINCT job FROM pictures WHERE starred AND job <> ''"
+            ).fetchall()
+        return frozenset(job for (job,) in rows)
+
     def bin(self, ids: Iterable[int], owner: str | None = None) -> list[Picture]:
         """Moves pictures into the bin beside them; `restore` brings them back.
 

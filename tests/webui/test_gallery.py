@@ -264,7 +264,7 @@ def test_the_wall_scrolls_finds_stars_and_gives_back(
     expect(page.locator(".v-view [data-v=star]")).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("Escape")
     expect(page.locator(".v-view")).to_be_hidden()
-    assert "picture=" not in page.url
+    page.wait_for_url(lambda url: "picture=" not in url)
 
     page.locator(".v-gal [data-v=starred]").click()
     expect(count).to_have_text("1 picture")

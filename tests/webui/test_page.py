@@ -247,6 +247,19 @@ def test_discard_leaves_nothing(visitor: Visitor) -> None:
     expect(visitor.page.locator("#txt2img_generate")).to_be_visible()
 
 
+def test_a_field_is_taken_back_to_what_it_was(visitor: Visitor) -> None:
+    page = visitor.page
+    size = page.locator("#txt2img_width input, #txt2img_width textarea").first
+    visitor.says("Ready.")
+    reset = page.locator("#txt2img_width .v-reset")
+    expect(reset).to_have_count(0)
+    size.fill("256")
+    expect(reset).to_be_visible()
+    reset.click()
+    expect(size).to_have_value("")
+    expect(reset).to_be_hidden()
+
+
 def test_a_reload_comes_back_to_the_running_job(visitor: Visitor) -> None:
     page = visitor.page
     visitor.generate(SLOW)

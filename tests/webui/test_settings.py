@@ -191,3 +191,12 @@ def test_preferences_are_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert [bool(again.of(owner)) for owner in "abcde"] == [False, False, True, True, True]
     assert again.of("e") == {"format": "jpeg"}
     assert save_options(again.of("e")).format == "jpeg"
+
+
+def test_names_of_pictures_follow_a_pattern_of_ones_own() -> None:
+    options = save_options({"pattern": "[prompt_words]", "folders": "[model_name]"})
+    assert (options.pattern, options.folders, options.format) == (
+        "[prompt_words]",
+        "[model_name]",
+        "png",
+    )

@@ -6,6 +6,7 @@ import { Form } from "./form.js";
 import { Guides } from "./guides.js";
 import { keys } from "./keys.js";
 import { reading } from "./reading.js";
+import { resets } from "./resets.js";
 import { Session } from "./session.js";
 import { go } from "./shell.js";
 import { Start } from "./start.js";
@@ -34,6 +35,7 @@ export const page = {
     theming();
     inviting();
     startWordings();
+    resets(form);
     lookingInside(root);
     arrived();
     await session.resume();
