@@ -36,7 +36,6 @@ from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.generate import House, Progress
-    from core.images.infotext import Hashes
     from core.images.save import SaveOptions
 
 log = logging.getLogger(__name__)
@@ -337,6 +336,7 @@ class LocalEngine:
 
     def _events(self, job: Job, progress: Progress) -> Any:
         """The stream of one job: generated, saved, recorded."""
+        from core.engine.hashes import hashes_of
         from core.gallery import indexed
         from core.generate import generate
         from core.images.save import saved
@@ -350,7 +350,7 @@ class LocalEngine:
             into,
             self.registry,
             options=self._saving(job),
-            hashes=self._hashes_of,
+            hashes=functools.partial(hashes_of, house=self._house),
             user=job.owner,
         )
         if job.saves:
@@ -366,12 +366,6 @@ class LocalEngine:
         return (
             None if self._save_options is None or not job.saves else self._save_options(job.owner)
         )
-
-    def _hashes_of(self, request: GenerationRequest) -> Hashes:
-        from core.engine.hashes import hashes_of
-
-        assert self._house is not None
-        return hashes_of(request, self._house)
 
     def _progress(self, trace: Path) -> Progress:
         """Where an earlier attempt left off; nowhere, if its recording can't be read."""
