@@ -153,8 +153,10 @@ def _framing(run: Run, path: Walk) -> Prepared | None:
     picture that it is a part of."""
     if path.picture is not None:
         return path.picture
-    begun = run.prepared
-    return begun if begun is not None and begun.box is not None else None
+    if run.request.start is None:
+        return None
+    begun = run.begun(run.request)  # also of a run that goes on in its second pass
+    return None if begun.box is None else begun
 
 
 def _first_pass(request: GenerationRequest, resumed: Progress | None) -> int:

@@ -12,7 +12,7 @@ from core.errors import RequestError
 from core.images.guides import preprocessor
 from core.images.resize import FILTERS
 from core.models.catalog import FAMILIES, Catalog, Kind
-from core.passes import LATENT_UPSCALERS, enlarged, enlarged_size
+from core.passes import LATENT_UPSCALERS, enlarged, enlarged_size, passes
 from core.registry import Registry
 from core.request import (
     MAX_SEED,
@@ -217,11 +217,12 @@ def _resolved_control(
 
 def _check_networks(request: GenerationRequest, catalog: Catalog) -> None:
     """Every LoRA and hypernetwork that is asked for is there."""
-    asked = wanted(request)
-    for use in asked.loras:
-        catalog.file(Kind.LORA, use.name, "prompt")
-    for net in asked.hypernets:
-        catalog.file(Kind.HYPERNETWORK, net.name, "prompt")
+    for part in passes(request):
+        asked = wanted(part.request)
+        for use in asked.loras:
+            catalog.file(Kind.LORA, use.name, "prompt")
+        for net in asked.hypernets:
+            catalog.file(Kind.HYPERNETWORK, net.name, "prompt")
 
 
 def _resolved_enlarge(

@@ -285,7 +285,7 @@ class Run:
         if key not in self.controls:
             yield Loading("what guides", 0, 0)
             assert request.width and request.height
-            begun = None if request.start is None else self._begun(request)
+            begun = None if request.start is None else self.begun(request)
             scene = Scene(self.house.inputs, request.width, request.height, begun)
             try:
                 self.controls[key] = self.house.store.controlling.guides(model, uses, scene)
@@ -318,7 +318,7 @@ class Run:
         request = walk.part.request
         start = request.start
         assert start is not None and request.width and request.height
-        begun = self._begun(request)
+        begun = self.begun(request)
         latents = self._encoded(walk, begun.picture)
         masking = None
         if begun.mask is not None:
@@ -331,7 +331,7 @@ class Run:
                 latents = latents * (1 - hole)
         return replace(_noised(walk, latents), masking=masking, picture=begun)
 
-    def _begun(self, request: GenerationRequest) -> Prepared:
+    def begun(self, request: GenerationRequest) -> Prepared:
         """The request's own picture, at the size of the first pass."""
         if self.prepared is None:
             start, first = request.start, self.request
@@ -371,7 +371,7 @@ class Run:
         request, begun = walk.part.request, walk.picture
         assert request.width and request.height
         if model.kind == "depth" and request.start is not None:
-            before = self._begun(request)
+            before = self.begun(request)
             scene = Scene(self.house.inputs, request.width, request.height, before)
             return self.house.store.controlling.depth(model, request.start, scene)
         if begun is None or model.kind != "inpainting":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.images.infotext import Hashes
 from core.models.catalog import Kind
+from core.passes import passes
 from core.request import GenerationRequest
 from core.run import House
 from core.text.networks import wanted
@@ -12,7 +13,8 @@ from core.text.networks import wanted
 def hashes_of(request: GenerationRequest, house: House) -> Hashes:
     """Computed where they are not known yet, which for a large file takes seconds."""
     catalog = house.catalog
-    loras = {use.name: catalog.file(Kind.LORA, use.name) for use in wanted(request).loras}
+    uses = [use for part in passes(request) for use in wanted(part.request).loras]
+    loras = {use.name: catalog.file(Kind.LORA, use.name) for use in uses}
     more = {part.checkpoint for part in (request.enlarge, request.refine) if part is not None}
     vae = catalog.file(Kind.VAE, request.vae).path if request.vae else None
     return Hashes(

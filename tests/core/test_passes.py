@@ -190,6 +190,10 @@ def test_a_masked_part_that_is_enlarged_is_put_back_too(house: House) -> None:
     kept = np.asarray(a_mask((160, 120))) == 0
     assert image.size == large.size
     assert (np.asarray(large)[kept] == np.asarray(image)[kept]).all()
+    steps = [event for event in generate(request, house) if isinstance(event, Step)]
+    progress = Progress(images=(0,), state=steps[-2].state, pass_index=steps[-2].pass_index)
+    (again,) = images(list(generate(request, house, progress=progress)))
+    assert again.tobytes() == image.tobytes()
 
 
 def test_a_picture_grows_on_the_side_that_is_asked(house: House, picture: str) -> None:
