@@ -13,11 +13,19 @@ export class Axis {
     this.known = new Map(); // what was asked -> {sigmas, timesteps}
     this.asking = "";
     new MutationObserver(() => this.draw()).observe(document.body, { attributeFilter: ["class"] });
+    // It has no size while another tab is on show.
+    this.sizes = new ResizeObserver(() => this.draw());
+    this.watched = null;
   }
 
   draw(values = this.form.values) {
     const canvas = part("axis");
     if (!canvas || values.mode === "text") return;
+    if (canvas !== this.watched) {
+      this.sizes.disconnect();
+      this.sizes.observe(canvas);
+      this.watched = canvas;
+    }
     const steps = Math.max(1, Math.round(Number(values.steps)) || 20);
     const strength = Math.max(0, Math.min(1, Number(values["start.strength"] ?? 0.75)));
     // A1111's count: above 0 at least one step, and 1 begins with noise alone.
