@@ -20,6 +20,7 @@ from core.adapters.lora import Lora
 from core.adapters.names import Base, text_spellings, titled, unet_spellings
 from core.adapters.paths import diffusers_paths
 from core.errors import AdapterError
+from core.nn import kernels
 from core.nn.unet import UNet
 
 Parts: TypeAlias = Mapping[str, nn.Module]
@@ -231,7 +232,7 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
 
 def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
     """The parameter with all changes, each made from the original, in the original's dtype."""
-    original = slot.value.detach()
+    original = kernels.dense(slot.value.detach())
     exact = original.float()
     total = exact
     for term in terms:
@@ -243,7 +244,8 @@ def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
         raise AdapterError(
             f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
         )
-    return total.to(original.dtype)
+    changed = total.to(original.dtype)
+    return kernels.packed(changed) if slot.value.is_mkldnn else changed
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

@@ -16,6 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.nn import kernels
+from core.nn.layers import Conv2d, Linear
+
 
 @dataclass(frozen=True)
 class Site:
@@ -35,8 +38,10 @@ def plain_sources(context: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     return context, context
 
 
-def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site | None = None) -> Tensor:
     """softmax(q kᵀ / √d) v over (b heads n d); arXiv:1706.03762, equation 1."""
+    if kernels.worth_pieces(q):
+        return kernels.attended(q, k, v)
     return functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -58,10 +63,10 @@ class Attention(nn.Module):
         super().__init__()
         inner = heads * head_width
         self.heads = heads
-        self.to_q = nn.Linear(width, inner, bias=False)
-        self.to_k = nn.Linear(context, inner, bias=False)
-        self.to_v = nn.Linear(context, inner, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner, width))
+        self.to_q = Linear(width, inner, bias=False)
+        self.to_k = Linear(context, inner, bias=False)
+        self.to_v = Linear(context, inner, bias=False)
+        self.to_out = nn.Sequential(Linear(inner, width))
 
     def forward(self, x: Tensor, context: Tensor, site: Site, attending: Attending) -> Tensor:
         for_keys, for_values = attending.sources(context, site)
@@ -78,7 +83,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, inner * 2)
+        self.proj = Linear(width, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -91,9 +96,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         # Index 1 is the dropout of the original; it holds the checkpoint's key numbering.
-        self.net = nn.Sequential(
-            GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width)
-        )
+        self.net = nn.Sequential(GEGLU(width, width * 4), nn.Identity(), Linear(width * 4, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -146,10 +149,10 @@ class SpatialTransformer(nn.Module):
         self.proj_in: nn.Module
         self.proj_out: nn.Module
         if linear:
-            self.proj_in, self.proj_out = nn.Linear(channels, inner), nn.Linear(inner, channels)
+            self.proj_in, self.proj_out = Linear(channels, inner), Linear(inner, channels)
         else:
-            self.proj_in = nn.Conv2d(channels, inner, 1)
-            self.proj_out = nn.Conv2d(inner, channels, 1)
+            self.proj_in = Conv2d(channels, inner, 1)
+            self.proj_out = Conv2d(inner, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(inner, context, heads, head_width) for _ in range(depth)
         )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.nn.layers import Conv2d, Linear
+
 
 def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
     """Sinusoids of a timestep: (b,) -> (b width), float32, cosines first.
@@ -28,14 +30,14 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out: int, embedding: int, groups: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)
+            nn.GroupNorm(groups, channels), nn.SiLU(), Conv2d(channels, out, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(embedding, out))
         # Index 2 is the dropout of the original; it holds the checkpoint's key numbering.
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups, out), nn.SiLU(), nn.Identity(), nn.Conv2d(out, out, 3, padding=1)
+            nn.GroupNorm(groups, out), nn.SiLU(), nn.Identity(), Conv2d(out, out, 3, padding=1)
         )
-        self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.skip_connection = nn.Identity() if channels == out else Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         y = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
@@ -47,7 +49,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -58,7 +60,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """`size`: rows and columns wanted, for odd latents; None doubles them."""

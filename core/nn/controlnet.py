@@ -10,6 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from core.nn.attention import PLAIN
+from core.nn.layers import Conv2d
 from core.nn.residuals import Residuals
 from core.nn.unet import UNetConfig, UNetEncoder, through
 
@@ -35,10 +36,10 @@ class ControlNet(UNetEncoder):
         self.hint_channels = hint_channels
         self.input_hint_block = _hint_block(hint_channels, hint_widths, config.channels)
         self.zero_convs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, width, 1)) for width in self.widths
+            nn.Sequential(Conv2d(width, width, 1)) for width in self.widths
         )
         middle = self.widths[-1]
-        self.middle_block_out = nn.Sequential(nn.Conv2d(middle, middle, 1))
+        self.middle_block_out = nn.Sequential(Conv2d(middle, middle, 1))
 
     def forward(
         self,
@@ -69,8 +70,8 @@ class ControlNet(UNetEncoder):
 
 def _hint_block(channels: int, widths: tuple[int, ...], out: int) -> nn.Sequential:
     """Convolutions of 3×3 with SiLU between; each width but the first halves rows and columns."""
-    layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
+    layers: list[nn.Module] = [Conv2d(channels, widths[0], 3, padding=1), nn.SiLU()]
     for width, wider in pairwise(widths):
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
-        layers += [nn.Conv2d(width, wider, 3, padding=1, stride=2), nn.SiLU()]
-    return nn.Sequential(*layers, nn.Conv2d(widths[-1], out, 3, padding=1))
+        layers += [Conv2d(width, width, 3, padding=1), nn.SiLU()]
+        layers += [Conv2d(width, wider, 3, padding=1, stride=2), nn.SiLU()]
+    return nn.Sequential(*layers, Conv2d(widths[-1], out, 3, padding=1))

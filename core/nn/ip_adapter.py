@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.nn.attention import Attending, Site, SpatialTransformer, TransformerBlock
+from core.nn.layers import Linear
 from core.nn.unet import UNet
 
 HEAD_WIDTH = 64
@@ -42,7 +43,7 @@ class Projection(nn.Module):
     def __init__(self, config: ProjectionConfig) -> None:
         super().__init__()
         self.tokens = config.tokens
-        self.proj = nn.Linear(config.seen, config.tokens * config.context)
+        self.proj = Linear(config.seen, config.tokens * config.context)
         self.norm = nn.LayerNorm(config.context)
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -56,9 +57,9 @@ class Perceiving(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(width, width * 2, bias=False)
-        self.to_out = nn.Linear(width, width, bias=False)
+        self.to_q = Linear(width, width, bias=False)
+        self.to_kv = Linear(width, width * 2, bias=False)
+        self.to_out = Linear(width, width, bias=False)
 
     def forward(self, places: Tensor, questions: Tensor) -> Tensor:
         questions = self.norm2(questions)
@@ -78,11 +79,11 @@ class Perceiver(nn.Module):
         super().__init__()
         width = config.inner
         self.latents = nn.Parameter(torch.zeros(1, config.tokens, width))
-        self.proj_in = nn.Linear(config.seen, width)
+        self.proj_in = Linear(config.seen, width)
         self.layers = nn.ModuleList(
             nn.ModuleList([Perceiving(width), _feed_forward(width)]) for _ in range(config.layers)
         )
-        self.proj_out = nn.Linear(width, config.context)
+        self.proj_out = Linear(width, config.context)
         self.norm_out = nn.LayerNorm(config.context)
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -99,9 +100,9 @@ class Perceiver(nn.Module):
 def _feed_forward(width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(width),
-        nn.Linear(width, width * 4, bias=False),
+        Linear(width, width * 4, bias=False),
         nn.GELU(),
-        nn.Linear(width * 4, width, bias=False),
+        Linear(width * 4, width, bias=False),
     )
 
 
@@ -121,8 +122,8 @@ class IPAdapter(nn.Module):
             {
                 str(2 * index + 1): nn.ModuleDict(
                     {
-                        "to_k_ip": nn.Linear(config.context, width, bias=False),
-                        "to_v_ip": nn.Linear(config.context, width, bias=False),
+                        "to_k_ip": Linear(config.context, width, bias=False),
+                        "to_v_ip": Linear(config.context, width, bias=False),
                     }
                 )
                 for index, width in enumerate(widths)

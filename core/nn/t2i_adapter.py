@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.nn.layers import Conv2d
 from core.nn.residuals import Residuals
 from core.nn.unet import UNetConfig
 
@@ -39,9 +40,9 @@ class Block(nn.Module):
     def __init__(self, channels: int, out: int, halves: bool) -> None:
         super().__init__()
         self.halves = halves
-        self.in_conv = nn.Conv2d(channels, out, 1) if channels != out else None
-        self.block1 = nn.Conv2d(out, out, 3, padding=1)
-        self.block2 = nn.Conv2d(out, out, 1)
+        self.in_conv = Conv2d(channels, out, 1) if channels != out else None
+        self.block1 = Conv2d(out, out, 3, padding=1)
+        self.block2 = Conv2d(out, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.halves:
@@ -58,7 +59,7 @@ class T2IAdapter(nn.Module):
         super().__init__()
         self.config = config
         width = config.widths[0]
-        self.conv_in = nn.Conv2d(config.channels * config.unshuffle**2, width, 3, padding=1)
+        self.conv_in = Conv2d(config.channels * config.unshuffle**2, width, 3, padding=1)
         self.body = nn.ModuleList()
         for out, halves in zip(config.widths, config.halves, strict=True):
             for index in range(config.blocks):

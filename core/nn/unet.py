@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.nn.attention import PLAIN, Attending, SpatialTransformer
 from core.nn.blocks import Downsample, ResBlock, Upsample, timestep_embedding
+from core.nn.layers import Conv2d, Linear
 from core.nn.residuals import Residuals, at
 
 
@@ -61,7 +62,7 @@ class UNetEncoder(nn.Module):
         widths = [config.channels * m for m in config.multipliers]
 
         self.input_blocks = nn.ModuleList(
-            [nn.ModuleList([nn.Conv2d(config.in_channels, config.channels, 3, padding=1)])]
+            [nn.ModuleList([Conv2d(config.in_channels, config.channels, 3, padding=1)])]
         )
         self.widths, channels = [config.channels], config.channels
         for level, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
@@ -142,7 +143,7 @@ class UNet(UNetEncoder):
         self.out = nn.Sequential(
             nn.GroupNorm(config.groups, channels),
             nn.SiLU(),
-            nn.Conv2d(channels, config.out_channels, 3, padding=1),
+            Conv2d(channels, config.out_channels, 3, padding=1),
         )
 
     def forward(
@@ -206,4 +207,4 @@ def through(
 
 
 def _embedding_mlp(width: int, embedding: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+    return nn.Sequential(Linear(width, embedding), nn.SiLU(), Linear(embedding, embedding))

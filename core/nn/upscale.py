@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.nn.layers import Conv2d
+
 SHRINK = 0.2
 """Residuals are added at this share: arXiv:1809.00219, section 3.1, β."""
 
@@ -125,8 +127,8 @@ class CompactNet(nn.Module):
         return details + functional.interpolate(pixels, scale_factor=float(scale), mode="nearest")
 
 
-def _conv(channels: int, out: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, 3, padding=1)
+def _conv(channels: int, out: int) -> Conv2d:
+    return Conv2d(channels, out, 3, padding=1)
 
 
 def _activated(x: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.nn import strips
+from core.nn.attention import plain_attend
+from core.nn.layers import Conv2d
+from core.nn.strips import worth_strips
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
@@ -38,8 +43,8 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(config.latent_channels * 2, config.latent_channels * 2, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(config.latent_channels * 2, config.latent_channels * 2, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(b 3 H W) in [-1, 1] -> mean and log variance, (b c h w) each, unscaled.
@@ -61,7 +66,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
         groups = config.groups
-        self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
+        self.conv_in = Conv2d(3, config.channels, 3, padding=1)
         self.down = nn.ModuleList()
         channels = config.channels
         for level, width in enumerate(widths):
@@ -75,7 +80,7 @@ class Encoder(nn.Module):
             self.down.append(step)
         self.mid = _Middle(channels, groups)
         self.norm_out = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv_out = nn.Conv2d(channels, config.latent_channels * 2, 3, padding=1)
+        self.conv_out = Conv2d(channels, config.latent_channels * 2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -85,7 +90,7 @@ class Encoder(nn.Module):
             if hasattr(step, "downsample"):
                 x = step.downsample(x)  # type: ignore[operator]
         x = self.mid(x)
-        return self.conv_out(functional.silu(self.norm_out(x)))
+        return _out(x, self.norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -96,7 +101,7 @@ class Decoder(nn.Module):
         widths = [config.channels * m for m in config.multipliers]
         groups = config.groups
         channels = widths[-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels, 3, padding=1)
         self.mid = _Middle(channels, groups)
         steps: list[nn.Module] = []
         for level, width in reversed(list(enumerate(widths))):
@@ -110,7 +115,7 @@ class Decoder(nn.Module):
             steps.insert(0, step)
         self.up = nn.ModuleList(steps)
         self.norm_out = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+        self.conv_out = Conv2d(channels, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))
@@ -119,7 +124,14 @@ class Decoder(nn.Module):
                 x = block(x)
             if hasattr(step, "upsample"):
                 x = step.upsample(x)  # type: ignore[operator]
-        return self.conv_out(functional.silu(self.norm_out(x)))
+        return _out(x, self.norm_out, self.conv_out)
+
+
+def _out(x: Tensor, norm: nn.GroupNorm, conv: Conv2d) -> Tensor:
+    """What encoder and decoder end in."""
+    if worth_strips(x, conv):
+        return strips.convolved(x, conv, strips.activated(norm, x))
+    return conv(functional.silu(norm(x)))
 
 
 class _Residual(nn.Module):
@@ -128,13 +140,19 @@ class _Residual(nn.Module):
     def __init__(self, channels: int, out: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv1 = Conv2d(channels, out, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, out, eps=1e-6)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.conv2 = Conv2d(out, out, 3, padding=1)
         if channels != out:
-            self.nin_shortcut = nn.Conv2d(channels, out, 1)
+            self.nin_shortcut = Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Without gradients x may be overwritten: nobody else reads it any more."""
+        if worth_strips(x, self.conv1, self.conv2):
+            y = strips.convolved(x, self.conv1, strips.activated(self.norm1, x))
+            if hasattr(self, "nin_shortcut"):
+                x = strips.pointwise(x, self.nin_shortcut)
+            return strips.convolved(y, self.conv2, strips.activated(self.norm2, y), onto=x)
         y = self.conv1(functional.silu(self.norm1(x)))
         y = self.conv2(functional.silu(self.norm2(y)))
         return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + y
@@ -146,17 +164,17 @@ class _SelfAttention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.q = Conv2d(channels, channels, 1)
+        self.k = Conv2d(channels, channels, 1)
+        self.v = Conv2d(channels, channels, 1)
+        self.proj_out = Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         q, k, v = (
             rearrange(conv(y), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v)
         )
-        out = functional.scaled_dot_product_attention(q, k, v)
+        out = plain_attend(q, k, v)
         return x + self.proj_out(rearrange(out, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 
@@ -176,7 +194,7 @@ class _Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(functional.pad(x, (0, 1, 0, 1)))
@@ -185,7 +203,9 @@ class _Downsample(nn.Module):
 class _Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if worth_strips(x, self.conv):
+            return strips.enlarged(x, self.conv)
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -10,6 +10,7 @@ from core.adapters.blocks import block_weights
 from core.adapters.lora import Lora, lora
 from core.adapters.patch import Kept, Patch, Use, applied, patched
 from core.errors import AdapterError
+from core.nn import kernels
 from core.nn.unet import UNet
 from tests.core.adapters import spelled
 from tests.core.adapters.models import full_size, parts_of
@@ -277,3 +278,28 @@ def test_an_alpha_in_half_precision_counts() -> None:
         key = ("unet", UNET[0].ours + ".weight")
         found = weights(parts)[key] - before[key]
     assert torch.allclose(found, deltas["unet", UNET[0].ours], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_packed_weights_change_and_come_back_exactly() -> None:
+    parts = parts_of()
+    unet = parts["unet"]
+    assert isinstance(unet, UNet)
+    torch.manual_seed(0)
+    x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, unet.config.context)
+    step = torch.tensor([500.0])
+    plain = weights(parts)
+    expected = with_uses(Use(lora_of(), 0.7))
+    before = unet(x, step, context)  # from here on convolutions are packed
+    changed = [key for key in plain if not torch.equal(plain[key], expected[key])]
+    assert any(
+        parts["unet"].get_parameter(name).is_mkldnn for part, name in changed if part == "unet"
+    )
+    with patched(parts, [Use(lora_of(), 0.7)]):
+        within = {key: kernels.dense(tensor) for key, tensor in weights(parts).items()}
+        assert not torch.equal(unet(x, step, context), before)
+    assert all(torch.equal(within[key], expected[key]) for key in expected)
+    assert torch.equal(unet(x, step, context), before)
+    assert all(
+        torch.equal(kernels.dense(tensor), plain[key]) for key, tensor in weights(parts).items()
+    )

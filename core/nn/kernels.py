@@ -1,0 +1,157 @@
+"""The quick ways through oneDNN on a CPU: the one place that knows torch's private names for them.
+
+`quick(x)` says whether they hold for a tensor; otherwise torch's public functions are called. The
+answers agree to rounding. Only inference takes them: gradients do not flow through.
+
+What they gain (AMD Zen 5, float32): torch gives linear layers to MKL, which takes a slow path on
+AMD; it puts the weights of a convolution into oneDNN's order on every call; and its attention does
+neither of its two products through oneDNN.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+PLAIN_BY = "VITRINE_KERNELS"
+"""Environment variable; "plain" leaves everything to torch's public functions."""
+WORTH = 20_000
+"""Queries × width from which pieces beat torch's own attention."""
+SCORES = 2**19
+"""Scores of one piece of attention: 2 MB in float32, about a core's cache."""
+_DTYPES = (torch.float32, torch.bfloat16)
+_NAMES = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
+
+
+@functools.cache
+def chosen() -> str:
+    """What this process computes with on a CPU: "oneDNN", "oneDNN, MKL" or "plain".
+
+    By machine and environment alone, never by a measurement: tomorrow's choice is today's.
+    """
+    there = torch.backends.mkldnn.is_available()
+    if os.environ.get(PLAIN_BY) == "plain" or not there or not _present():
+        return "plain"
+    return "oneDNN, MKL" if _is_intel() else "oneDNN"
+
+
+def told() -> str:
+    """The choice and the number of threads, which both decide how sums are rounded."""
+    threads = torch.get_num_threads()
+    return f"{chosen()}, {threads} {'thread' if threads == 1 else 'threads'}"
+
+
+def _present() -> bool:
+    """Whether torch has the private names, taking and giving what is expected of them."""
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _NAMES):
+        return False
+    try:
+        with torch.inference_mode():
+            x, weight = torch.ones(1, 4, 3, 3), torch.ones(4, 4, 3, 3)
+            by_hand = functional.conv2d(x, weight, None, 1, 1)
+            right = torch.equal(convolved(x, packed(weight), None, (1, 1), (1, 1)), by_hand)
+            rows = torch.ones(2, 4)
+            return right and torch.equal(_linear(rows, rows, None), functional.linear(rows, rows))
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _is_intel() -> bool:
+    """MKL is quick there, so float32 linear layers stay with it."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "GenuineIntel" in platform.processor()
+
+
+def quick(x: Tensor) -> bool:
+    """Whether oneDNN's own kernels take this tensor."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in _DTYPES
+        and not torch.is_grad_enabled()
+        and chosen() != "plain"
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weightᵀ + bias over (… d); for tensors that are `quick`."""
+    if x.dtype == torch.float32 and chosen() == "oneDNN, MKL":
+        return functional.linear(x, weight, bias)
+    return _linear(x, weight, bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    answer = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    assert isinstance(answer, Tensor)
+    return answer
+
+
+def packed(weight: Tensor) -> Tensor:
+    """(out in rows columns) in the order oneDNN convolves with; `dense` gives it back exactly.
+
+    The order does not depend on the size of a picture, else results would depend on which came
+    first.
+    """
+    reordered = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.contiguous(), [0, 0], [1, 1], [1, 1], 1, None
+    )
+    assert isinstance(reordered, Tensor)
+    return reordered
+
+
+def dense(weight: Tensor) -> Tensor:
+    """A weight in the usual order, whether it is packed or not."""
+    return weight.to_dense() if weight.is_mkldnn else weight
+
+
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """(b c h w) with a packed weight; the answer lies in memory channels last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    answer = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, list(padding), list(stride), [1, 1], 1, "none", [], ""
+    )
+    assert isinstance(answer, Tensor)
+    return answer
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(b c h w) through a 1×1 convolution, as the linear layer over channels that it is."""
+    rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def worth_pieces(q: Tensor) -> bool:
+    """Whether `attended` is the quicker one for queries (b heads n d)."""
+    return q.shape[-2] * q.shape[-1] >= WORTH and quick(q)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v over (b heads n d), some queries at a time; arXiv:1706.03762, eq. 1.
+
+    Exact, as each query sees all keys at once. Memory is bounded by `SCORES`.
+    """
+    b, heads, n, d = q.shape
+    answer = q.new_empty(b, n, heads, v.shape[-1])
+    rows = max(64, SCORES // k.shape[-2])
+    for i in range(b):
+        for j in range(heads):
+            keys = (k[i, j] * d**-0.5).contiguous()
+            values = v[i, j].t().contiguous()
+            for start in range(0, n, rows):
+                queries = q[i, j, start : start + rows].contiguous()
+                weights = torch.softmax(_linear(queries, keys, None), dim=-1)
+                answer[i, start : start + rows, j] = _linear(weights, values, None)
+    return answer.transpose(1, 2)

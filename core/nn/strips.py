@@ -1,0 +1,122 @@
+"""Large pictures through normalised convolutions, some rows at a time, exactly.
+
+A GroupNorm needs the mean and variance of all rows; after that it, its activation and a 3×3
+convolution know only of neighbouring rows. What lies between them then never exists as a whole: it
+takes a strip's memory and stays in a core's cache. At 512² on a CPU most of the time of a GroupNorm
+went into touching new memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.nn import kernels
+from core.nn.layers import Conv2d
+
+STRIP = 2**21
+"""Bytes of one picture's rows that are in work at a time."""
+WORTH = 2**23
+"""Bytes of one picture from which it is worth while."""
+
+
+def worth_strips(x: Tensor, *layers: Conv2d) -> bool:
+    """Whether (b c h w) is large enough, and all layers pad with zeros."""
+    size = x[0].numel() * x.element_size()
+    zeros = all(layer.padding_mode == "zeros" for layer in layers)
+    return size >= WORTH and zeros and kernels.quick(x)
+
+
+def _strips(x: Tensor) -> Iterator[tuple[int, int]]:
+    """(first row, row after the last) of each strip."""
+    rows = x.shape[2]
+    many = max(2, STRIP // max(1, x[0, :, 0].numel() * x.element_size()) // 2 * 2)
+    for start in range(0, rows, many):
+        yield start, min(start + many, rows)
+
+
+def activated(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """silu(norm(·)) for some rows of x, with the mean and variance of all of them.
+
+    They are put together from those of the strips (Chan et al. 1979), in float64.
+    """
+    groups, (b, channels, height, width) = norm.num_groups, x.shape
+    mean = square = torch.zeros(b, groups, dtype=torch.float64)
+    for start, stop in _strips(x):
+        strip = x[:, :, start:stop].float().contiguous(memory_format=torch.channels_last)
+        area = (stop - start) * width
+        _, part, inverse = torch.native_group_norm(
+            strip, None, None, b, channels, area, groups, norm.eps
+        )
+        part, variance = part.double(), inverse.double() ** -2 - norm.eps
+        share = (stop - start) / height
+        mean = mean + share * part
+        square = square + share * (variance + part.square())
+    inverse = (square - mean.square() + norm.eps).rsqrt()
+    each = channels // groups
+    weight, bias = norm.weight.double(), norm.bias.double()
+    scale = inverse.repeat_interleave(each, dim=1) * weight
+    shift = bias - mean.repeat_interleave(each, dim=1) * scale
+    scale, shift = (t.float()[:, :, None, None] for t in (scale, shift))
+
+    def normalised(rows: Tensor) -> Tensor:
+        return functional.silu((rows * scale).add_(shift), inplace=True).to(rows.dtype)
+
+    return normalised
+
+
+def convolved(
+    x: Tensor,
+    conv: Conv2d,
+    before: Callable[[Tensor], Tensor],
+    onto: Tensor | None = None,
+) -> Tensor:
+    """conv(before(x)): a 3×3 convolution that keeps the size, of what `before` makes of each row.
+
+    Args:
+        onto: the answer is added to this tensor, in place, which is given back.
+    """
+    (b, _, rows, columns), out = x.shape, conv.out_channels
+    answer = onto
+    if answer is None:
+        answer = x.new_empty(b, rows, columns, out).permute(0, 3, 1, 2)
+    for start, stop in _strips(x):
+        above, below = min(start, 1), min(rows - stop, 1)
+        strip = before(x[:, :, start - above : stop + below])
+        if not (above and below):
+            strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
+        made = conv.between(strip)
+        if onto is None:
+            answer[:, :, start:stop] = made
+        else:
+            answer[:, :, start:stop] += made
+    return answer
+
+
+def pointwise(x: Tensor, conv: Conv2d) -> Tensor:
+    """A 1×1 convolution, strip by strip."""
+    b, _, rows, columns = x.shape
+    answer = x.new_empty(b, rows, columns, conv.out_channels).permute(0, 3, 1, 2)
+    for start, stop in _strips(x):
+        answer[:, :, start:stop] = conv(x[:, :, start:stop])
+    return answer
+
+
+def enlarged(x: Tensor, conv: Conv2d) -> Tensor:
+    """conv of x with every row and column twice; the enlarged picture never exists as a whole."""
+    b, _, rows, columns = x.shape
+    answer = x.new_empty(b, rows * 2, columns * 2, conv.out_channels).permute(0, 3, 1, 2)
+    for start, stop in _strips(x):
+        above, below = min(start, 1), min(rows - stop, 1)
+        strip = functional.interpolate(
+            x[:, :, start - above : stop + below], scale_factor=2.0, mode="nearest"
+        )
+        first, last = above, strip.shape[2] - below
+        strip = strip[:, :, first:last]
+        if not (above and below):
+            strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
+        answer[:, :, 2 * start : 2 * stop] = conv.between(strip)
+    return answer

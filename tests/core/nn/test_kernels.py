@@ -1,0 +1,154 @@
+"""oneDNN's own kernels: the numbers of torch's public functions, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core.nn import kernels
+from core.nn.attention import Site, naive_attend, plain_attend
+from core.nn.layers import Conv2d, Linear
+from core.nn.seamless import seamless
+
+pytestmark = pytest.mark.skipif(kernels.chosen() == "plain", reason="no oneDNN kernels here")
+
+CONVOLUTIONS = [
+    (3, 1, 1, 16, 24, (2, 9, 12)),
+    (3, 2, 1, 16, 16, (1, 8, 8)),
+    (3, 2, 0, 8, 8, (1, 9, 9)),
+    (1, 1, 0, 40, 24, (2, 5, 7)),
+    (3, 1, 1, 4, 32, (2, 8, 8)),
+    (3, 1, 1, 32, 4, (1, 16, 8)),
+    (3, 1, 1, 8, 8, (1, 1, 1)),
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def plainly(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """What torch's own convolution makes of it, in float64."""
+    weight = kernels.dense(layer.weight).double()
+    bias = None if layer.bias is None else layer.bias.double()
+    return functional.conv2d(x.double(), weight, bias, layer.stride, layer.padding)
+
+
+@pytest.mark.parametrize("size, stride, padding, channels, out, shape", CONVOLUTIONS)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_convolution_is_the_usual_one(
+    size: int,
+    stride: int,
+    padding: int,
+    channels: int,
+    out: int,
+    shape: tuple[int, int, int],
+    channels_last: bool,
+) -> None:
+    layer = Conv2d(channels, out, size, stride, padding)
+    before = layer.weight.detach().clone()
+    batch, rows, columns = shape
+    x = torch.randn(batch, channels, rows, columns)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        answer = layer(x)
+    torch.testing.assert_close(answer.double(), plainly(layer, x), rtol=1e-5, atol=1e-5)
+    assert torch.equal(kernels.dense(layer.weight), before)
+
+
+@torch.inference_mode()
+def test_size_that_came_first_changes_nothing() -> None:
+    weight = torch.randn(64, 32, 3, 3)
+    small, large = torch.randn(2, 32, 8, 8), torch.randn(1, 32, 64, 48)
+    answers = []
+    for order in ((small, large), (large, small)):
+        layer = Conv2d(32, 64, 3, padding=1, bias=False)
+        layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        given = {id(x): layer(x) for x in order}
+        answers.append((given[id(small)], given[id(large)]))
+    for one, other in zip(*answers, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_packed_layer_can_be_moved_read_and_trained() -> None:
+    layer = Conv2d(8, 8, 3, padding=1)
+    before = layer.weight.detach().clone()
+    x = torch.randn(1, 8, 6, 6)
+    with torch.inference_mode():
+        layer(x)
+    assert layer.weight.is_mkldnn
+    assert torch.equal(layer.state_dict()["weight"], before)
+    with torch.inference_mode():
+        layer(x)
+    assert layer.to(torch.bfloat16).weight.dtype == torch.bfloat16
+    assert torch.equal(layer.weight, before.bfloat16())
+    with torch.inference_mode():
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+    layer = layer.float()
+    x.requires_grad_(True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+
+
+@torch.inference_mode()
+def test_padding_round_the_edges() -> None:
+    layer = Conv2d(4, 4, 3, padding=1)
+    x = torch.randn(1, 4, 8, 8)
+    with seamless(layer):
+        answer, shifted = layer(x), layer(x.roll((3, 2), (2, 3)))
+    torch.testing.assert_close(shifted, answer.roll((3, 2), (2, 3)), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(layer(x), answer)
+
+
+@pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@torch.inference_mode()
+def test_linear_is_the_usual_one(dtype: torch.dtype, within: float) -> None:
+    layer = Linear(48, 80).to(dtype)
+    x = torch.randn(2, 3, 5, 48, dtype=dtype)
+    expected = functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(layer(x).double(), expected, rtol=within, atol=within)
+    apart = x.transpose(1, 2)
+    torch.testing.assert_close(layer(apart), layer(apart.contiguous()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "queries, keys, width", [(512, 512, 40), (640, 77, 40), (256, 256, 80), (1500, 1500, 16)]
+)
+@torch.inference_mode()
+def test_attention_in_pieces_is_attention(
+    queries: int, keys: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heads(n: int) -> Tensor:
+        return torch.randn(2, n, 3 * width).unflatten(-1, (3, width)).transpose(1, 2)
+
+    q, k, v = heads(queries), heads(keys), heads(keys)
+    assert kernels.worth_pieces(q)
+    expected = naive_attend(q.double(), k.double(), v.double(), Site("middle", 0, 0, "self"))
+    answer = plain_attend(q, k, v, Site("middle", 0, 0, "self"))
+    torch.testing.assert_close(answer.double(), expected, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(kernels, "SCORES", 100 * keys)
+    again = plain_attend(q, k, v, Site("middle", 0, 0, "self"))
+    torch.testing.assert_close(again, answer, rtol=1e-6, atol=1e-6)
+
+
+def test_other_tensors_go_another_way() -> None:
+    assert not kernels.quick(torch.ones(2))  # gradients
+    with torch.inference_mode():
+        assert kernels.quick(torch.ones(2))
+        assert not kernels.quick(torch.ones(2, dtype=torch.float64))
+        assert Linear(2, 2).double()(torch.ones(1, 2).double()).dtype == torch.float64
+
+
+def test_the_environment_may_say_plain() -> None:
+    code = "from core.nn import kernels; print(kernels.chosen())"
+    environment = {**os.environ, kernels.PLAIN_BY: "plain"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert told.stdout.decode().strip() == "plain"
