@@ -6,6 +6,7 @@
   python3 launch.py generate [...]   set up, then make pictures from the terminal
   python3 launch.py download WHAT    set up, then fetch a model (owner/name or an address)
   python3 launch.py extensions [...]     set up, then list, install, enable or remove extensions
+  python3 launch.py bench [...]      set up, then measure how quick it is here; --checkpoint FILE
   python3 launch.py new-extension NAME   set up, then write an extension that works, to begin with
 
 Flags; the environment variable COMMANDLINE_ARGS may hold some too:
@@ -448,12 +449,12 @@ def doctor(place: Place, words: Sequence[str]) -> int:
     return 0 if is_well and not more else 1
 
 
-def running(module: str) -> Callable[[Place, Sequence[str]], int]:
+def running(module: str, *first: str) -> Callable[[Place, Sequence[str]], int]:
     """A command that sets up, then becomes one of our modules."""
 
     def command(place: Place, words: Sequence[str]) -> int:
         set_up(place)
-        return hand_over([str(place.python), "-P", "-m", module, *words], place)
+        return hand_over([str(place.python), "-P", "-m", module, *first, *words], place)
 
     return command
 
@@ -465,6 +466,7 @@ COMMANDS = {
     "generate": running("core"),
     "download": running("core.models.download"),
     "extensions": running("core.extend"),
+    "bench": running("tests.benchmarks", "--short"),
     "new-extension": running("core.extend.skeleton"),
 }
 

@@ -6,8 +6,8 @@ Tensors in events lie on the CPU, so readers never touch the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -42,7 +42,8 @@ class Loaded:
 
     `preview`: (c+1, 3·p·p) float32 on the CPU: least-squares map from a latent cell, with a 1
     appended, to its p×p patch of RGB in [0, 1]; see `core.images.preview`.
-    `fingerprint`: SHA-256 of the checkpoint's weights, hexadecimal.
+    `fingerprint`: SHA-256 of the checkpoint's file, hexadecimal; empty where that is being found
+    out, which `Identified` tells before the first picture.
     """
 
     checkpoint: str
@@ -51,6 +52,16 @@ class Loaded:
     device: str
     dtype: str
     preview: Tensor
+    kernels: str = ""
+    """What computes on a CPU, and in how many threads; others round otherwise."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The SHA-256 of a checkpoint that was loaded before it was known."""
+
+    checkpoint: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -140,4 +151,19 @@ class Finished:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-Event: TypeAlias = Started | Loading | Loaded | Note | Step | Decoding | ImageDone | Finished
+Event: TypeAlias = (
+    Started | Loading | Loaded | Identified | Note | Step | Decoding | ImageDone | Finished
+)
+
+
+def loaded_in(events: Iterable[Event]) -> Loaded | None:
+    """The model that a run began with, with its fingerprint as soon as any event told it."""
+    first: Loaded | None = None
+    for event in events:
+        if not isinstance(event, Loaded | Identified):
+            continue
+        if first is None:
+            first = event if isinstance(event, Loaded) else None
+        elif not first.fingerprint and event.checkpoint == first.checkpoint:
+            first = replace(first, fingerprint=event.fingerprint)
+    return first

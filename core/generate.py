@@ -17,10 +17,11 @@ from torch import Tensor
 from core.errors import NotFinite
 from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
 from core.images.start import Prepared
-from core.passes import checkpoints, passes
+from core.models.hashing import Hashing
+from core.passes import checkpoints, groups, passes
 from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
-from core.run import Guide, House, Run, Walk, groups, masked_denoiser
+from core.run import Guide, House, Run, Walk, masked_denoiser
 from core.sampling.guidance import Combine, Predictions
 from core.sampling.masking import settled
 from core.sampling.state import Denoiser, State, walk
@@ -69,10 +70,15 @@ def generate(
     request = resolve(request, house.catalog, house.registry)
     yield Started(request)
     yield from _surprises(request)
-    run = Run(request, house)
     evaluations = 0
     asked = Wish.GO_ON
-    with house.store.room_for(len(checkpoints(request))):
+    store = house.store
+    with (
+        store.room_for(len(checkpoints(request))),
+        store.placing.eased(),
+        Hashing(house.catalog) as hashing,
+    ):
+        run = Run(request, house, hashing)
         for images in _waiting(request, house, progress):
             resumed = progress if progress.state is not None and images == progress.images else None
             count, asked = yield from _painted(run, images, resumed, wish)
@@ -81,7 +87,7 @@ def generate(
                 break
     yield Finished(
         time.perf_counter() - began,
-        _peak_bytes(house.store.device),
+        _peak_bytes(store.device),
         evaluations,
         interrupted=asked is Wish.FINISH,
         versions={"torch": torch.__version__, "python": sys.version.split()[0]},
@@ -114,6 +120,7 @@ def _painted(
     run: Run, images: tuple[int, ...], resumed: Progress | None, wish: Callable[[], Wish]
 ) -> Generator[Event, None, tuple[int, Wish]]:
     """One group of images from noise to pictures; returns network calls and the last wish."""
+    run.turn_to(images[0])
     parts = passes(run.request)
     first = _first_pass(run.request, resumed)
     latents: Tensor | None = None
@@ -135,6 +142,8 @@ def _painted(
             finished = finished and part is parts[-1]
             break
     assert path is not None and latents is not None
+    if run.hashing is not None:  # a picture is written down with it
+        yield from run.hashing.rest()
     yield Decoding(images)
     # The walk may have ended with another model than it began with; both read the same latents.
     decoded = path.decoded(latents)
@@ -190,6 +199,7 @@ def _walked(
             tape.clear()
             probes.clear()
             yield step
+            yield from run.happened(guide.model)
             then = time.perf_counter()
             asked = wish()
             if asked is not Wish.GO_ON:
@@ -238,6 +248,7 @@ def _kept(combine: Combine, probes: dict[str, list[Tensor]] | None) -> Combine:
 
 def _alone(request: GenerationRequest, image: int) -> GenerationRequest:
     """The request that makes just this image."""
+    request = replace(request.of_image(image), prompts=())
     assert request.seed is not None
     variation = request.variation
     if variation is None or not variation.strength:

@@ -5,6 +5,7 @@ Planning alone: sizes, shares and names. Torch-free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from core.request import Enlarge, GenerationRequest
@@ -89,3 +90,18 @@ def checkpoints(request: GenerationRequest) -> frozenset[str]:
     """Those that a resolved request goes back and forth between."""
     parts = (request, request.enlarge, request.refine)
     return frozenset(part.checkpoint for part in parts if part is not None and part.checkpoint)
+
+
+def groups(
+    request: GenerationRequest, on_cuda: bool, waiting: Sequence[int], adaptive: bool
+) -> list[tuple[int, ...]]:
+    """Which of the `waiting` images go through the network together.
+
+    One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
+    One at a time too where each image chooses its own steps, or is told something else.
+    """
+    assert request.width and request.height
+    at_once = 1
+    if on_cuda and not adaptive and not request.prompts:
+        at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
+    return [tuple(waiting[first : first + at_once]) for first in range(0, len(waiting), at_once)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from core.adapters.kinds import KINDS, AdapterKind
 from core.additions import (
     AttentionWrapper,
     CombineWrapper,
@@ -24,6 +25,9 @@ from core.additions import (
 from core.entries import SamplerEntry, ScheduleEntry
 from core.errors import named
 from core.events import Event
+from core.images.guides import PREPROCESSORS, Preprocessor
+from core.models.families import FAMILIES
+from core.models.family import Family
 from core.request import GenerationRequest, Json
 from core.shelves import SAMPLERS, SCHEDULES
 
@@ -39,6 +43,9 @@ class Registry:
 
     samplers: Mapping[str, SamplerEntry]
     schedules: Mapping[str, ScheduleEntry]
+    families: Mapping[str, Family]
+    adapter_kinds: Mapping[str, AdapterKind]
+    preprocessors: Mapping[str, Preprocessor]
     request_steps: Mapping[str, RequestStep] = field(default_factory=dict)
     attention_wrappers: Mapping[str, AttentionWrapper] = field(default_factory=dict)
     combine_wrappers: Mapping[str, CombineWrapper] = field(default_factory=dict)
@@ -53,6 +60,11 @@ class Registry:
     def schedule(self, name: str) -> ScheduleEntry:
         """By name or A1111 title, in any case. Raises RequestError naming all there are."""
         return _found(self.schedules, name, "schedule", "schedule")
+
+    def recognising(self) -> tuple[Family, ...]:
+        """All families in the order in which they are asked whether a file is theirs: the further
+        ones first, for those that ship take whatever has their shape."""
+        return (*(f for f in self.families.values() if f not in FAMILIES), *FAMILIES)
 
     def settings_kinds(self) -> Mapping[str, type]:
         """The settings dataclass of everything that a request may name in its extras."""
@@ -132,4 +144,10 @@ class Shelf(Generic[E]):
 
 def built_in() -> Registry:
     """What ships with the house."""
-    return Registry(samplers=Shelf(*SAMPLERS).closed(), schedules=Shelf(*SCHEDULES).closed())
+    return Registry(
+        samplers=Shelf(*SAMPLERS).closed(),
+        schedules=Shelf(*SCHEDULES).closed(),
+        families=Shelf(*FAMILIES).closed(),
+        adapter_kinds=Shelf(*KINDS).closed(),
+        preprocessors=Shelf(*PREPROCESSORS.values()).closed(),
+    )

@@ -13,7 +13,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from core.errors import RequestError
@@ -225,6 +225,14 @@ class Branch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wording:
+    """What one image is told in place of the request's own prompts."""
+
+    prompt: str
+    negative_prompt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoraUse:
     """A LoRA beside those that the prompt names."""
 
@@ -301,6 +309,8 @@ class GenerationRequest:
     schedule: str | tuple[float, ...] = "automatic"
     """A name, "automatic" (the sampler's own), or the falling sigmas themselves, 0 at the end."""
     images: int = 1
+    prompts: tuple[Wording, ...] = ()
+    """What each image is told, where they are told different things: then one for each."""
     sampler_options: SamplerOptions = field(default_factory=SamplerOptions)
     schedule_options: ScheduleOptions = field(default_factory=ScheduleOptions)
     clip_skip: int = 1
@@ -322,6 +332,13 @@ class GenerationRequest:
     record: Record = Record.STEPS
     extras: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """Settings of extensions, by the name of each."""
+
+    def of_image(self, image: int) -> GenerationRequest:
+        """The same request with the prompts of one of its images in place of its own."""
+        if not self.prompts:
+            return self
+        told = self.prompts[image]
+        return replace(self, prompt=told.prompt, negative_prompt=told.negative_prompt)
 
     def to_json(self) -> dict[str, Json]:
         """The fields as JSON values; `from_json` is its inverse."""

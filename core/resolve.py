@@ -11,7 +11,7 @@ from typing import NamedTuple
 from core.errors import RequestError
 from core.images.guides import preprocessor
 from core.images.resize import FILTERS
-from core.models.catalog import FAMILIES, Catalog, Kind
+from core.models.catalog import Catalog, Kind, settled
 from core.passes import LATENT_UPSCALERS, enlarged, enlarged_size, passes
 from core.registry import Registry
 from core.request import (
@@ -84,7 +84,6 @@ MAX_PIXELS = 4096 * 4096
 MAX_WORK = 2 * 10**10
 """Pixels × steps × images of one request: 500 steps at 512² of 100 images is about as much."""
 SIZE_STEP = 8
-TITLES = {family.name: family.title for family in FAMILIES}
 DRAWN_SEEDS = 2**32
 """Drawn seeds stay below this, short enough to read aloud; typed ones may be larger."""
 
@@ -123,7 +122,7 @@ def resolve(request: GenerationRequest, catalog: Catalog, registry: Registry) ->
     _check_networks(resolved, catalog)
     return replace(
         resolved,
-        controls=_resolved_controls(resolved, catalog),
+        controls=_resolved_controls(resolved, catalog, registry),
         enlarge=_resolved_enlarge(resolved, catalog, registry),
         refine=_resolved_refine(resolved, catalog),
     )
@@ -174,20 +173,22 @@ def _check_picture(name: str | None, field: str, prefix: str) -> None:
         )
 
 
-def _resolved_controls(request: GenerationRequest, catalog: Catalog) -> tuple[ControlUse, ...]:
+def _resolved_controls(
+    request: GenerationRequest, catalog: Catalog, registry: Registry
+) -> tuple[ControlUse, ...]:
     """Every guide with its model's own name and its preprocessor's settings in full."""
     if len(request.controls) > MAX_CONTROLS:
         raise RequestError(
             f"{len(request.controls)} guides were asked for; {MAX_CONTROLS} is the most", "controls"
         )
     return tuple(
-        _resolved_control(request, use, f"controls[{number}].", catalog)
+        _resolved_control(request, use, f"controls[{number}].", catalog, registry)
         for number, use in enumerate(request.controls)
     )
 
 
 def _resolved_control(
-    request: GenerationRequest, use: ControlUse, where: str, catalog: Catalog
+    request: GenerationRequest, use: ControlUse, where: str, catalog: Catalog, registry: Registry
 ) -> ControlUse:
     for name, bound in CONTROL_BOUNDS.items():
         _check(name, getattr(use, name), bound, where)
@@ -200,24 +201,26 @@ def _resolved_control(
     model = catalog.file(Kind.CONTROLNET, use.model, where + "model")
     checkpoint = catalog.checkpoint(request.checkpoint)
     base = model.facts.base
-    if base in TITLES and base != checkpoint.family.name:
+    titles = {family.name: family.title for family in catalog.families}
+    if base in titles and base not in (checkpoint.family.name, checkpoint.family.fits):
         raise RequestError(
-            f"{model.name} was made for {TITLES[base]}, and {checkpoint.name} is of "
+            f"{model.name} was made for {titles[base]}, and {checkpoint.name} is of "
             f"{checkpoint.family.title}; choose a guide or a checkpoint of the same kind",
             where + "model",
         )
     encoder = use.encoder
     if encoder is not None:
         encoder = catalog.file(Kind.IMAGE_ENCODER, encoder, where + "encoder").name
-    settings = preprocessor(use.preprocessor, where + "preprocessor").checked(
-        use.settings, where + "settings."
-    )
-    return replace(use, model=model.name, encoder=encoder, settings=vars(settings))
+    one = preprocessor(use.preprocessor, where + "preprocessor", registry.preprocessors)
+    settings = one.checked(use.settings, where + "settings.")
+    told = settled(settings, catalog, where + "settings.")
+    return replace(use, model=model.name, encoder=encoder, settings=told)
 
 
 def _check_networks(request: GenerationRequest, catalog: Catalog) -> None:
     """Every LoRA and hypernetwork that is asked for is there."""
-    for part in passes(request):
+    told = [request.of_image(image) for image in range(len(request.prompts) or 1)]
+    for part in (part for one in told for part in passes(one)):
         asked = wanted(part.request)
         for use in asked.loras:
             catalog.file(Kind.LORA, use.name, "prompt")
@@ -280,6 +283,7 @@ def _check_bounds(request: GenerationRequest) -> None:
         if (length := len(getattr(request, name))) > MAX_PROMPT:
             what = name.replace("_", " ")
             raise RequestError(f"the {what} has {length:,} letters; {MAX_PROMPT:,} fit", name)
+    _check_prompts(request)
     _check_size(request)
     _check_work(request)
     seed = request.seed
@@ -290,6 +294,19 @@ def _check_bounds(request: GenerationRequest) -> None:
         raise RequestError(
             f"seed and ensd must add up to a seed, not {seed + request.ensd}", "ensd"
         )
+
+
+def _check_prompts(request: GenerationRequest) -> None:
+    """Those of single images."""
+    if request.prompts and len(request.prompts) != request.images:
+        raise RequestError(
+            f"there are {len(request.prompts)} prompts for {request.images} images; "
+            "each has its own, or none has",
+            "prompts",
+        )
+    for number, words in enumerate(request.prompts):
+        if max(len(words.prompt), len(words.negative_prompt)) > MAX_PROMPT:
+            raise RequestError(f"{MAX_PROMPT:,} letters fit into a prompt", f"prompts[{number}]")
 
 
 def _check_size(request: GenerationRequest) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,13 @@ from core.images.resize import enlarged as filtered
 from core.images.start import Prepared, prepared
 from core.levels import Segment, image_seeds, levels_of, sampler_of, segments
 from core.models.adapting import told
-from core.models.catalog import Catalog, Kind
+from core.models.catalog import Catalog, Kind, Version
 from core.models.checkpoint import Checkpoint
 from core.models.controlling import Timed, acting, asked
+from core.models.hashing import Hashing
 from core.models.store import Store
 from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
+from core.nn import kernels
 from core.nn.attention import Attending
 from core.nn.seamless import seamless
 from core.passes import LATENT_UPSCALERS, Pass
@@ -115,7 +117,7 @@ class Guide:
         )
         combine = combine or self.combine()
         positive = self.positive.at(index)
-        denoise = guided(predictor, positive, negative, self.cfg_scale, combine)
+        denoise = guided(predictor, positive, negative, self.cfg_scale, combine, model.ask)
         return self.wrapping.denoiser(self._tiling(denoise))
 
     def _tiling(self, denoise: Denoiser) -> Denoiser:
@@ -163,8 +165,9 @@ class Walk:
 
     def decoded(self, latents: Tensor) -> list[Image]:
         """The pictures of latents (b c h w)."""
-        with seamless(self.model.vae, self.part.request.tiling):
-            return pictures(self.model.decode(latents))
+        edgeless = self.part.request.tiling
+        with seamless(self.model.vae, edgeless):
+            return pictures(self.model.decode(latents, edgeless))
 
 
 @dataclass
@@ -173,7 +176,9 @@ class Run:
 
     request: GenerationRequest
     house: House
-    shown: str | None = None
+    hashing: Hashing | None = None
+    """What finds out what its files are; None: nobody asks."""
+    shown: Version | None = None
     """The checkpoint that was announced last."""
     guides: dict[tuple[int, Segment], tuple[PromptOverTime, PromptOverTime]] = field(
         default_factory=dict
@@ -183,20 +188,28 @@ class Run:
     prepared: Prepared | None = None
     notes: set[Note] = field(default_factory=set)
 
+    def turn_to(self, image: int) -> None:
+        """From now on it tells the models what this image is told."""
+        told = self.request.of_image(image)
+        if told != self.request:
+            self.request = told
+            self.guides.clear()
+
     def model(self, checkpoint: str, vae: str | None) -> Generator[Event, None, Checkpoint]:
         """The checkpoint, loaded; announced whenever it is another one than before."""
         model = yield from self.house.store.loaded(checkpoint, vae)
-        if self.shown != model.fingerprint:
-            self.shown = model.fingerprint
-            yield announced(model, self.house.store.preview(model))
+        if self.shown != model.version:
+            self.shown = model.version
+            fingerprint = "" if self.hashing is None else self.hashing.of(model)
+            yield announced(model, fingerprint, self.house.store.preview(model))
             for remark in model.remarks:
                 yield from self._said(Note("model", remark))
         return model
 
     def happened(self, model: Checkpoint) -> Iterator[Note]:
         """What befell the model meanwhile that a person should hear."""
-        for text in model.taken_notes():
-            yield from self._said(Note("precision", text))
+        for note in model.taken_notes():
+            yield from self._said(note)
 
     def walk(
         self, part: Pass, images: tuple[int, ...], latents: Tensor | None
@@ -243,7 +256,8 @@ class Run:
             _check_same_latents(walk.model, model)
         adapting = self.house.store.adapting
         controls = yield from self._controls(walk, model)
-        wear = functools.partial(adapting.put_on, model, segment.loras)
+        kinds = tuple(self.house.registry.adapter_kinds.values())
+        wear = functools.partial(adapting.put_on, model, segment.loras, kinds)
         for applied, use in zip(wear(), segment.loras, strict=True):
             yield from self._said(Note(*told(applied, use)))
         key = walk.part.index, segment
@@ -286,7 +300,13 @@ class Run:
             yield Loading("what guides", 0, 0)
             assert request.width and request.height
             begun = None if request.start is None else self.begun(request)
-            scene = Scene(self.house.inputs, request.width, request.height, begun)
+            scene = Scene(
+                self.house.inputs,
+                request.width,
+                request.height,
+                begun,
+                preprocessors=self.house.registry.preprocessors,
+            )
             try:
                 self.controls[key] = self.house.store.controlling.guides(model, uses, scene)
             except AdapterError as error:
@@ -408,14 +428,15 @@ def larger_picture(
         yield Loading(f"the picture enlarged by {file.name}", done, total)
 
 
-def announced(model: Checkpoint, preview: Tensor) -> Loaded:
+def announced(model: Checkpoint, fingerprint: str, preview: Tensor) -> Loaded:
     return Loaded(
         checkpoint=model.name,
         family=model.family.name,
-        fingerprint=model.fingerprint,
+        fingerprint=fingerprint,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         preview=preview,
+        kernels=kernels.told() if model.device.type == "cpu" else "",
     )
 
 
@@ -471,18 +492,3 @@ def _check_same_latents(first: Checkpoint, second: Checkpoint) -> None:
             f"model can't read those of {first.family.title}. Enlarge (a second pass) can use it",
             "refine.checkpoint",
         )
-
-
-def groups(
-    request: GenerationRequest, on_cuda: bool, waiting: Sequence[int], adaptive: bool
-) -> list[tuple[int, ...]]:
-    """Which of the `waiting` images go through the network together.
-
-    One at a time on a CPU, where a batch gains little: so a batch equals its singles bit for bit.
-    One at a time too where each image chooses its own steps.
-    """
-    assert request.width and request.height
-    at_once = 1
-    if on_cuda and not adaptive:
-        at_once = max(1, 4 * 1024 * 1024 // (request.width * request.height))
-    return [tuple(waiting[first : first + at_once]) for first in range(0, len(waiting), at_once)]

@@ -14,6 +14,7 @@ from core.errors import FileError, RequestError
 
 Precision = Literal["automatic", "float32", "bfloat16", "float16"]
 Memory = Literal["plenty", "medvram", "lowvram"]
+Tiles = Literal["automatic", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class Settings:
     memory: Memory = "plenty"
     """What of a checkpoint lies on the device: "plenty": all of it; "medvram": the part that is
     at work; "lowvram": of the U-Net only the block that is at work. Without effect on a CPU."""
+    vae_tiles: Tiles = "automatic"
+    """Whether the VAE works on overlapping tiles of a large picture; "automatic": where it would
+    not fit as a whole."""
     checkpoint: str | None = None
     """Name of the default checkpoint; None: your first own one, else the one that ships."""
     checkpoints_in_memory: int = 1
@@ -91,6 +95,7 @@ _CHOICES = {
     "precision": get_args(Precision),
     "vae_precision": get_args(Precision),
     "memory": get_args(Memory),
+    "vae_tiles": get_args(Tiles),
 }
 _PLACES = ("_dir", "_paths")
 """How the names of settings end that are files or folders."""

@@ -29,6 +29,7 @@ from core.events import (
     Decoding,
     Event,
     Finished,
+    Identified,
     ImageDone,
     Loaded,
     Loading,
@@ -263,6 +264,7 @@ def _to_record(event: Event) -> tuple[Json, bytes]:
                 "fingerprint": event.fingerprint,
                 "device": event.device,
                 "dtype": event.dtype,
+                "kernels": event.kernels,
                 "shapes": [list(event.preview.shape)],
             }
             return {"event": "loaded", **head}, _bytes(event.preview)
@@ -279,6 +281,8 @@ def _to_record(event: Event) -> tuple[Json, bytes]:
             return {"event": "decoding", "images": list(images)}, b""
         case Loading():
             return {"event": "loading", **_plain(event)}, b""
+        case Identified():
+            return {"event": "identified", **_plain(event)}, b""
         case Note():
             return {"event": "note", **_plain(event)}, b""
         case Finished():
@@ -329,6 +333,8 @@ def _from_record(head: Json, body: bytes) -> Event:
             return Decoding(tuple(head["images"]))
         case "loading":
             return read_json(Loading, head, "")
+        case "identified":
+            return read_json(Identified, head, "")
         case "note":
             return read_json(Note, head, "")
         case "finished":

@@ -39,14 +39,18 @@ ROOMS = {
     "core.adapters": (f"{PLAIN} core.nn", f"{TORCH} safetensors"),
     "core.models": (
         f"{PLAIN} core.nn core.sampling core.text core.images core.adapters",
-        f"{TORCH} safetensors transformers yaml huggingface_hub",
+        f"{TORCH} safetensors transformers yaml huggingface_hub psutil",
     ),
     # Shelf entries load what they name when they are asked for it.
     "core.entries": (f"{PLAIN} core.sampling", ""),
     "core.shelves": (f"{PLAIN} core.entries", ""),
     # What extensions add to a run, as values.
     "core.additions": (PLAIN, ""),
-    "core.registry": (f"{PLAIN} core.entries core.shelves core.additions", ""),
+    "core.registry": (
+        f"{PLAIN} core.entries core.shelves core.additions core.adapters.kinds"
+        " core.images.guides core.models.families core.models.family",
+        "",
+    ),
     # A request cut into walks: `passes` by numbers and names alone, `levels` with a schedule.
     "core.passes": (PLAIN, ""),
     "core.levels": (f"{PLAIN} core.passes core.registry core.sampling", "torch"),
@@ -74,10 +78,14 @@ ROOMS = {
     # Capsules and pixels are read when they are asked for.
     "core.gallery": (f"{PLAIN} core.images core.registry", "PIL"),
     "core.engine": (f"{BELOW_ENGINE} core.gallery", "torch psutil PIL"),
-    "core.extend": (f"{PLAIN} core.entries core.additions core.registry", "pluggy packaging"),
+    "core.extend": (
+        f"{PLAIN} core.entries core.additions core.registry core.adapters.kinds"
+        " core.images.guides core.models.family",
+        "pluggy packaging",
+    ),
     # The small model that ships: how it was drawn, trained and measured. Nobody leans on it.
     "core.pocket": (
-        f"{PLAIN} core.nn core.models core.registry core.generate",
+        f"{PLAIN} core.nn core.images core.models core.registry core.generate",
         f"{TORCH} numpy PIL safetensors transformers",
     ),
     "core.__init__": ("core", ""),

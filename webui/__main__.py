@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from core.extend.house import Extensions
 from core.registry import built_in
 from core.settings import Settings, with_values
 from webui import hookspecs
+from webui.codes import qr
 from webui.gate import LOOPBACK, Rules
 from webui.people import People, save_options
 from webui.settings_file import settled
@@ -190,15 +190,6 @@ def greeting(rules: Rules, listen: bool, scheme: str = "http") -> str:
     if not rules.token:
         lines += ["", "  Everybody on your network may use it: it was started with --no-token."]
     return "\n".join([*lines, ""])
-
-
-def qr(url: str) -> str:
-    """The address as a picture that a terminal can print."""
-    import segno
-
-    out = io.StringIO()
-    segno.make(url, micro=False, error="m").terminal(out=out, compact=True, border=2)
-    return out.getvalue()
 
 
 class Server(uvicorn.Server):

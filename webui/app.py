@@ -5,9 +5,11 @@ Importing this loads no torch, so the page is up while the engine still gets rea
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, Request
@@ -42,11 +44,13 @@ from webui import (
     sharing,
     shell,
     stream,
+    waiting,
     wordings,
 )
 from webui import settings as settings_routes
 from webui.gate import Gate, Rules
 from webui.guests import Links, Presence
+from webui.mounted import mounted
 from webui.pages import create
 from webui.pages import explain as explain_page
 from webui.pages import extensions as extensions_page
@@ -55,6 +59,7 @@ from webui.pages import gallery as gallery_page
 from webui.pages import info as info_page
 from webui.pages import models as models_page
 from webui.pages import settings as settings_page
+from webui.pages import viewer as viewer_page
 from webui.people import People
 from webui.shell import Tab
 from webui.theme import theme
@@ -112,20 +117,23 @@ def create_app(
     app.include_router(reels.routes(stage))
     app.include_router(race.routes(stage))
     app.include_router(cards.routes(engine, settings))
-    app.include_router(gallery.routes(made, engine, settings))
+    shared = sharing.Shared(settings.data_dir / "shared.sqlite3")
+    app.include_router(gallery.routes(made, engine, settings, shared))
     app.include_router(extras.routes(engine, settings, made))
     app.include_router(levels.routes(engine))
     inputs = Inputs(settings.data_dir / "inputs")
     app.include_router(pictures.routes(inputs))
     app.include_router(guides.routes(engine, inputs))
     links, presence = Links(settings.data_dir / "links.json"), Presence()
-    app.include_router(house.routes(stage, links, presence, gate))
+    app.include_router(house.routes(links, presence, gate))
+    app.include_router(waiting.routes(stage))
+    app.include_router(viewer_page.routes(files))
     app.include_router(schema.routes())
     people = People(settings.data_dir / "people.sqlite3")
     home = settings.data_dir.parent if root is None else root
     app.include_router(settings_routes.routes(settings, engine.catalog, home, people))
-    show_all = sharing.Shared(settings.data_dir / "shared.sqlite3")
-    app.include_router(sharing.routes(made, show_all, gallery.whose))
+    address = functools.partial(house.address, gate)
+    app.include_router(sharing.routes(made, shared, gallery.whose, address))
     offered = sdapi.routes(stage, settings, people) if gate.has_sdapi else sdapi.closed()
     app.include_router(offered)
     extending.host(app, extensions, engine, settings, rights or extending.Rights())
@@ -136,27 +144,32 @@ def create_app(
     def favicon() -> Response:
         return Response(files.files["favicon.svg"], media_type="image/svg+xml")
 
-    gr.mount_gradio_app(
-        app,
-        shell.page(
-            (*TABS, *extending.tabs(extensions)), stage, engine, settings, files, extensions
-        ),
-        path="/",
-        theme=theme(),
-        css=None,
-        head=_head(files),
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        max_file_size=MAX_FILE,
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        blocked_paths=[*_private(settings.data_dir), str(settings.models_dir)],
-    )
+    def drawn() -> gr.Blocks:
+        tabs = (*TABS, *extending.tabs(extensions))
+        return shell.page(tabs, stage, engine, settings, files, extensions)
+
+    page = mounted(app, drawn, **_looks(settings, files))
+    extensions.listen(page.outdated)
     app.add_middleware(Gate, rules=gate, links=links, presence=presence)
     return app
+
+
+def _looks(settings: Settings, files: assets.Assets) -> dict[str, Any]:
+    """How gradio is to serve the page."""
+    return {
+        "theme": theme(),
+        "css": None,
+        "head": _head(files),
+        "footer_links": [],
+        "run_history": False,
+        "show_error": False,
+        "max_file_size": MAX_FILE,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        "pwa": False,
+        "mcp_server": False,
+        "blocked_paths": [*_private(settings.data_dir), str(settings.models_dir)],
+    }
 
 
 def _private(data: Path) -> list[str]:

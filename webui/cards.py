@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from core.engine.engine import Engine
 from core.errors import RequestError, VitrineError
 from core.gallery.thumbs import Thumbs
-from core.models.catalog import FAMILIES, Catalog, Kind, ModelFile, place_of
+from core.models.catalog import Catalog, Kind, ModelFile, place_of
 from core.settings import Settings
 from webui.stream import IMMUTABLE, Missing
 
@@ -36,8 +36,6 @@ TITLES: Mapping[Kind, str] = {
     Kind.CONTROLNET: "ControlNets",
 }
 """The kinds that have cards, in their order."""
-
-_FAMILIES = {family.name: family.title for family in FAMILIES}
 
 
 class Shelves:
@@ -100,14 +98,14 @@ def routes(engine: Engine, settings: Settings) -> APIRouter:
         return {
             "version": version,
             "place": place_of(wanted),
-            "cards": [card(file) for file in files],
+            "cards": [card(file, engine.catalog) for file in files],
             "broken": [{"name": name, "problem": why} for name, why in broken.items()],
         }
 
     @router.get("/api/card")
     def details(kind: str, name: str) -> dict[str, Any]:
         file = shelves.file(_kind(kind), name)
-        return {**card(file), **_details(engine.catalog, file)}
+        return {**card(file, engine.catalog), **_details(engine.catalog, file)}
 
     @router.get("/cards/picture.webp")
     def picture(kind: str, name: str) -> Response:
@@ -121,14 +119,15 @@ def routes(engine: Engine, settings: Settings) -> APIRouter:
     return router
 
 
-def card(file: ModelFile) -> dict[str, Any]:
+def card(file: ModelFile, catalog: Catalog) -> dict[str, Any]:
     """What a card shows, as JSON values."""
+    families = {family.name: family.title for family in catalog.families}
     name = PurePosixPath(file.name)
     return {
         "name": file.name,
         "title": name.name,
         "folder": "" if str(name.parent) == "." else str(name.parent),
-        "family": _FAMILIES.get(file.facts.base, file.facts.base),
+        "family": families.get(file.facts.base, file.facts.base),
         "size": file.size,
         "modified": file.modified,
         "hash": file.hash[:SHORT] if file.hash else None,

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from core.engine.engine import Engine
 from core.errors import FileError, RequestError
 from core.request import GenerationRequest
-from webui import form, panels
+from webui import form, guides, panels
 from webui.stream import json_body
 
 PICTURE_LIMIT = 32 * 2**20
@@ -70,6 +70,7 @@ def fitted(request: GenerationRequest, notes: list[str], engine: Engine) -> dict
     if values["checkpoint"] not in there:
         del values["checkpoint"]
     notes = [*notes, *form.not_written(request), *panels.absent(request, engine.registry)]
+    notes += guides.absent(request, engine.catalog)
     return {"values": values, "notes": notes}
 
 

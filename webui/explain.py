@@ -31,7 +31,8 @@ def routes(stage: Stage) -> APIRouter:
     """Everything under /api/explain."""
     router, looks = APIRouter(prefix="/api/explain"), Looks(stage.engine)
     _run_routes(router, stage, looks)
-    _step_routes(router, stage, looks)
+    _inside_routes(router, stage, looks)
+    _watched_routes(router, stage, looks)
     router.include_router(trials.routes(stage, looks))
     return router
 
@@ -94,28 +95,44 @@ def _run_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
         return binary(facts, arrays, IMMUTABLE)
 
 
-def _step_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
-    def inside_of(id: str, image: int, pass_index: int, index: int, mine: str) -> Any:
+def _inside_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
+    def inside_of(
+        id: str, image: int, pass_index: int, index: int, mine: str, bare: bool = False
+    ) -> Any:
         stage.job(id, mine)
-        key = ("inside", id, image, pass_index, index)
-        return looks.asked(LookInside(id, image, index, pass_index), mine, key)
+        query = LookInside(id, image, index, pass_index, without_guides=bare)
+        return looks.asked(query, mine, query)
 
     @router.get("/inside/{id}/{image}/{pass_index}/{index}.jpg")
     def guided(
-        id: str, image: int, pass_index: int, index: int, request: Request, cfg_scale: float
+        id: str,
+        image: int,
+        pass_index: int,
+        index: int,
+        request: Request,
+        cfg_scale: float | None = None,
+        without_guides: bool = False,
     ) -> Response:
-        """The estimate guided by any scale, through the VAE."""
-        if not -100 <= cfg_scale <= 100:
+        """The estimate guided by any scale (the run's own if none is given), through the VAE."""
+        if cfg_scale is not None and not -100 <= cfg_scale <= 100:
             raise RequestError("the scale must lie between -100 and 100", "cfg_scale")
         mine = owner(request)
-        found = inside_of(id, image, pass_index, index, mine)
-        query = DecodeLatents(found.checkpoint, found.vae, found.guided(cfg_scale))
+        found = inside_of(id, image, pass_index, index, mine, without_guides)
+        scale = found.cfg_scale if cfg_scale is None else cfg_scale
+        query = DecodeLatents(found.checkpoint, found.vae, found.guided(scale))
         return looks.picture(query, mine)
 
     @router.get("/inside/{id}/{image}/{pass_index}/{index}")
-    def inside(id: str, image: int, pass_index: int, index: int, request: Request) -> Response:
-        """What the model said to each prompt alone."""
-        found = inside_of(id, image, pass_index, index, owner(request))
+    def inside(
+        id: str,
+        image: int,
+        pass_index: int,
+        index: int,
+        request: Request,
+        without_guides: bool = False,
+    ) -> Response:
+        """What the model said to each prompt alone; or would have said without the guides."""
+        found = inside_of(id, image, pass_index, index, owner(request), without_guides)
         arrays: Arrays = {f"cond{i}": ("f2", cond[0]) for i, cond in enumerate(found.conds)}
         arrays["uncond"] = ("f2", found.uncond[0])
         arrays["preview"] = ("f4", found.preview)
@@ -126,6 +143,8 @@ def _step_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
         }
         return binary(facts, arrays, IMMUTABLE)
 
+
+def _watched_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
     @router.get("/where/{id}/{image}/{pass_index}/{index}")
     def where(id: str, image: int, pass_index: int, index: int, request: Request) -> Response:
         """Where each word was looked at, in each group of layers."""

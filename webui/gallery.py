@@ -7,7 +7,7 @@ this machine reaches, the machine's own user sees everything there is.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -20,6 +20,9 @@ from core.settings import Settings
 from webui import info
 from webui.gate import LOOPBACK
 from webui.stream import IMMUTABLE, Busy, Missing, json_body, owner
+
+if TYPE_CHECKING:
+    from webui.sharing import Shared
 
 PAGE = 400
 AT_ONCE = 1000
@@ -44,15 +47,17 @@ def whose(request: Request) -> str | None:
     return owner(request)
 
 
-def routes(gallery: Gallery, engine: Engine, settings: Settings) -> APIRouter:
+def routes(gallery: Gallery, engine: Engine, settings: Settings, shared: Shared) -> APIRouter:
     router = APIRouter()
-    _telling(router, gallery, engine, settings)
+    _telling(router, gallery, engine, settings, shared)
     _showing(router, gallery, settings)
     _changing(router, gallery, engine, settings)
     return router
 
 
-def _telling(router: APIRouter, gallery: Gallery, engine: Engine, settings: Settings) -> None:
+def _telling(
+    router: APIRouter, gallery: Gallery, engine: Engine, settings: Settings, shared: Shared
+) -> None:
     @router.get("/api/gallery")
     def page(
         request: Request,
@@ -83,8 +88,9 @@ def _telling(router: APIRouter, gallery: Gallery, engine: Engine, settings: Sett
         total = None if is_filtered else gallery.count(mine)
         if is_filtered and before is None and found.more is None:
             total = len(found.pictures)
+        shown = shared.among([picture.id for picture in found.pictures])
         return {
-            "pictures": [_row(picture) for picture in found.pictures],
+            "pictures": [row(picture, shared=picture.id in shown) for picture in found.pictures],
             "next": found.more,
             "total": total,
         }
@@ -95,15 +101,21 @@ def _telling(router: APIRouter, gallery: Gallery, engine: Engine, settings: Sett
 
     @router.get("/api/gallery/{id}")
     def told(id: str, request: Request) -> dict[str, Any]:
-        """One picture with all that its file says."""
-        picture = _picture(gallery, id, whose(request))
+        """One picture with all that its file says: an own one, or one that is shared."""
+        mine = whose(request)
+        picture = _picture(gallery, id, None if shared.has(_number(id)) else mine)
         there = picture.file.is_file()
+        is_mine = mine in (None, picture.owner)
+        if not (is_mine or (there and picture.deleted is None)):
+            raise Missing(f"there is no picture {id[:20]} in the gallery")
+        begun = is_mine and _start(picture, settings) is not None
+        told = row(picture, LETTERS * 1000, shared.has(picture.id), is_mine)
         return {
-            **_row(picture, LETTERS * 1000),
+            **told,
             "negative_prompt": picture.negative_prompt,
             "seed": None if picture.seed is None else str(picture.seed),
             "size": picture.file.stat().st_size if there else None,
-            "start": f"/gallery/{picture.id}/start.png" if _start(picture, settings) else None,
+            "start": f"/gallery/{picture.id}/start.png" if begun else None,
             "said": info.told(picture.file, engine) if there else None,
         }
 
@@ -183,8 +195,13 @@ def _changing(router: APIRouter, gallery: Gallery, engine: Engine, settings: Set
         return JSONResponse({"added": found.added, "dropped": found.dropped})
 
 
-def _row(picture: Picture, letters: int = LETTERS) -> dict[str, Any]:
+def row(
+    picture: Picture, letters: int = LETTERS, shared: bool = False, mine: bool = True
+) -> dict[str, Any]:
+    """A picture in JSON values. `mine`: whether the caller may change it; what is somebody else's
+    is shown without its star and its job."""
     stamp = f"{picture.made:.0f}"
+    folder = "/gallery" if mine else "/api/shared"
     return {
         "id": str(picture.id),
         "name": picture.path.name,
@@ -193,11 +210,13 @@ def _row(picture: Picture, letters: int = LETTERS) -> dict[str, Any]:
         "height": picture.height,
         "prompt": picture.prompt[:letters],
         "model": picture.checkpoint,
-        "starred": picture.starred,
-        "job": picture.job or None,
+        "starred": mine and picture.starred,
+        "shared": shared,
+        "mine": mine,
+        "job": (picture.job or None) if mine else None,
         "image": picture.image,
-        "thumbnail": f"/gallery/{picture.id}/256.webp?v={stamp}",
-        "url": f"/gallery/{picture.id}/picture?v={stamp}",
+        "thumbnail": f"{folder}/{picture.id}/256.webp?v={stamp}",
+        "url": f"{folder}/{picture.id}/picture?v={stamp}",
     }
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from webui.call import Call, Scope
-from webui.guests import Link, Links, Presence, Rates, cookie_of
+from webui.guests import Link, Links, Presence, Rates, cookie_of, until_revoked
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -42,6 +42,13 @@ BYTES_AT_ONCE, BYTES_PER_SECOND = 512 * 2**20, 8 * 2**20
 BODY_SECONDS = 60
 """Between two pieces of a body."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+WATCH_PAGE = "/watch"
+WATCHED = (
+    WATCH_PAGE,
+    *("/vitrine/", "/favicon.ico", "/api/session", "/api/jobs", "/api/queue", "/api/people"),
+    *("/frames/", "/images/", "/api/pictures/", "/api/shared"),
+)
+"""Where viewers may look; a page of another address is answered with their own one."""
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -166,7 +173,10 @@ class Gate:
             answered.cookies = self._session(scope, call, link)
             self._measure(scope, call)
             with self._present(scope, call):
-                await self.app(scope, self._bounded(call, receive, answered), answered.send)
+                receive = self._bounded(call, receive, answered)
+                if link is not None and self.links is not None and call.is_websocket:
+                    receive = until_revoked(receive, answered.send, self.links, link)
+                await self.app(scope, receive, answered.send)
         except Refusal as refusal:
             await answered.refuse(refusal)
         except Exception:
@@ -271,9 +281,12 @@ class Gate:
         scope["vitrine.role"] = link.role if link is not None else "house" if is_home else "guest"
         scope["vitrine.name"] = link.name if link is not None else ""
         if link is not None and link.role == "viewer":
-            if call.method not in SAFE_METHODS:
+            if call.opens_a_page and not call.path.startswith(WATCHED):
+                raise Refusal(303, "", ((b"location", WATCH_PAGE.encode()),))
+            if call.method not in SAFE_METHODS or not call.path.startswith(WATCHED):
                 raise Refusal(403, "This link is for watching only.")
             scope["vitrine.owner"] = link.watches
+            scope["vitrine.caller"] = f"viewer {link.name} {call.address}"
             return ()
         known = call.cookie(self.rules.session_cookie)
         if known is not None and 32 <= len(known) <= 128 and known.isascii():
@@ -296,8 +309,7 @@ class Gate:
 
     def _measure(self, scope: Scope, call: Call) -> None:
         """Raises Refusal for a caller who asks for too much. This machine may ask for anything."""
-        owner = scope["vitrine.owner"]
-        if call.is_websocket and self.presence.sockets(owner) >= SOCKETS:
+        if call.is_websocket and self.presence.sockets(caller_of(scope)) >= SOCKETS:
             raise Refusal(429, f"{SOCKETS} connections at a time are enough.")
         if call.address in LOOPBACK:
             return
@@ -312,10 +324,7 @@ class Gate:
     @contextlib.contextmanager
     def _present(self, scope: Scope, call: Call) -> Iterator[None]:
         """Says who is here, for as long as the call lasts."""
-        role = scope["vitrine.role"]
-        # A viewer goes by another one's name in the house, and by its own one here.
-        owner = scope["vitrine.owner"] if role != "viewer" else f"viewer {scope['vitrine.name']}"
-        about = (owner, scope["vitrine.name"], role, call.address)
+        about = (caller_of(scope), scope["vitrine.name"], scope["vitrine.role"], call.address)
         self.presence.heard(*about, sockets=int(call.is_websocket))
         try:
             yield
@@ -349,6 +358,11 @@ class Gate:
 
     def _too_large(self) -> str:
         return f"That is too large: at most {self.rules.body_limit // 2**20} MB at a time."
+
+
+def caller_of(scope: Scope) -> str:
+    """Who calls. A viewer goes by another one's name in the house, and by its own one here."""
+    return str(scope.get("vitrine.caller", scope["vitrine.owner"]))
 
 
 def owner_of(session: str) -> str:

@@ -5,6 +5,7 @@ Links are kept by hash: whoever reads the file can't open the door with it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -13,10 +14,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from core.errors import FileError, RequestError
 
@@ -25,6 +26,8 @@ Role = Literal["house", "guest", "viewer"]
 
 MOST_LINKS = 200
 MOST_CALLERS = 1000
+REVOKED_SECONDS = 1.0
+"""How often an open WebSocket looks whether its link still opens the door."""
 HERE_SECONDS = 60.0
 """Who was heard within this, or holds a WebSocket, is here."""
 
@@ -104,6 +107,11 @@ class Links:
                 found = link
         return found
 
+    def has(self, id: str) -> bool:
+        """Whether that link still opens the door."""
+        with self._lock:
+            return id in self._links
+
     def of_token(self, token: str) -> Link | None:
         return self.of_cookie(cookie_of(token))
 
@@ -123,6 +131,34 @@ class Links:
         finally:
             beside.unlink(missing_ok=True)
         self._links = links
+
+
+def until_revoked(
+    receive: Callable[[], Awaitable[Any]],
+    send: Callable[[Any], Awaitable[None]],
+    links: Links,
+    link: Link,
+) -> Callable[[], Awaitable[Any]]:
+    """`receive` of a WebSocket that came by a link: with the link, the connection ends."""
+    pending: asyncio.Future[Any] | None = None
+
+    async def received() -> Any:
+        nonlocal pending
+        waited = pending = pending or asyncio.ensure_future(receive())
+        try:
+            while links.has(link.id):
+                done, _ = await asyncio.wait({waited}, timeout=REVOKED_SECONDS)
+                if done:
+                    pending = None
+                    return waited.result()
+        except asyncio.CancelledError:
+            waited.cancel()
+            raise
+        waited.cancel()
+        await send({"type": "websocket.close", "code": 1008, "reason": "the link was taken back"})
+        return {"type": "websocket.disconnect", "code": 1008}
+
+    return received
 
 
 def cookie_of(token: str) -> str:
@@ -157,10 +193,18 @@ class Presence:
         """`sockets`: 1 where a WebSocket opens, -1 where it closes."""
         with self._lock:
             known = self._callers.pop(owner, None)
+            if known is None and sockets < 0:
+                return  # was shown out meanwhile
             held = max(0, (known.sockets if known else 0) + sockets)
             self._callers[owner] = Caller(owner, name, role, address, self._clock(), held)
             while len(self._callers) > MOST_CALLERS:
                 self._callers.popitem(last=False)
+
+    def shown_out(self, name: str) -> None:
+        """Who came by the link of that name is not here any more."""
+        with self._lock:
+            for owner in [key for key, caller in self._callers.items() if caller.name == name]:
+                del self._callers[owner]
 
     def sockets(self, owner: str) -> int:
         with self._lock:

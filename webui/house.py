@@ -1,4 +1,4 @@
-"""Routes about the house itself: the queue, who is here, the links that let others in.
+"""Routes about the house itself: who is here, the links that let others in.
 
 What changes others' rights is for the machine's own user alone, who sits at the machine.
 """
@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from core.engine.engine import Engine
 from core.errors import RequestError, VitrineError
+from webui.codes import qr_picture
 from webui.gate import LOOPBACK, Rules
 from webui.guests import Links, Presence
-from webui.stream import Stage, json_body, owner
+from webui.stream import json_body, owner
 
 
 class Forbidden(VitrineError):
@@ -35,65 +35,12 @@ def check_house(request: Request) -> None:
         raise Forbidden("only the machine's own user may do this, at the machine itself")
 
 
-def routes(stage: Stage, links: Links, presence: Presence, rules: Rules) -> APIRouter:
-    """Everything under /api/queue, /api/people and /api/links."""
+def routes(links: Links, presence: Presence, rules: Rules) -> APIRouter:
+    """Everything under /api/people and /api/links."""
     router = APIRouter()
-    _queue(router, stage)
     _people(router, presence)
-    _links(router, links, rules)
+    _links(router, links, presence, rules)
     return router
-
-
-def _queue(router: APIRouter, stage: Stage) -> None:
-    engine = stage.engine
-
-    @router.get("/api/queue")
-    def queue(request: Request) -> dict[str, Any]:
-        """The caller's waiting and running jobs in the order they will be begun."""
-        return queue_of(engine, owner(request))
-
-    @router.post("/api/queue/order")
-    async def order(request: Request) -> dict[str, Any]:
-        """{"jobs": [ids]}: the caller's own waiting jobs, in the order wanted."""
-        ids = (await _object(request)).get("jobs")
-        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-            raise RequestError("jobs must be a list of ids", "jobs")
-        mine = owner(request)
-        await run_in_threadpool(engine.arrange, ids, mine)
-        return queue_of(engine, mine)
-
-    @router.post("/api/queue/pause")
-    async def pause(request: Request) -> dict[str, Any]:
-        """{"paused": true or false, "everybody": false}: the caller's own jobs wait, or all do."""
-        asked = await _object(request)
-        paused, everybody = asked.get("paused"), asked.get("everybody", False)
-        if not isinstance(paused, bool) or not isinstance(everybody, bool):
-            raise RequestError("paused and everybody must be true or false", "paused")
-        if everybody:
-            check_house(request)
-        mine = owner(request)
-        await run_in_threadpool(engine.pause, paused, None if everybody else mine)
-        return queue_of(engine, mine)
-
-
-def queue_of(engine: Engine, mine: str) -> dict[str, Any]:
-    info = engine.describe()
-    jobs = [job for job in engine.jobs(mine) if not job.state.is_over]
-    return {
-        "paused": engine.is_paused(mine),
-        "everybody_paused": engine.is_paused(),
-        "waiting": info.waiting,
-        "running": info.running,
-        "jobs": [
-            {
-                "id": job.id,
-                "state": job.state.value,
-                "place": engine.place(job),
-                "wait": engine.expected(job),
-            }
-            for job in sorted(jobs, key=engine.place)
-        ],
-    }
 
 
 def _people(router: APIRouter, presence: Presence) -> None:
@@ -110,25 +57,34 @@ def _people(router: APIRouter, presence: Presence) -> None:
         return told
 
 
-def _links(router: APIRouter, links: Links, rules: Rules) -> None:
+def _links(router: APIRouter, links: Links, presence: Presence, rules: Rules) -> None:
     @router.get("/api/links")
     def listed(request: Request) -> dict[str, Any]:
-        """`needed`: whether a token is asked for at all."""
+        """`needed`: whether a token is asked for at all; `here`: whether somebody who came by that
+        link is here."""
         check_house(request)
+        names = {caller.name for caller in presence.here()}
         told = [
-            {"id": link.id, "name": link.name, "role": link.role, "created": link.created}
+            {
+                "id": link.id,
+                "name": link.name,
+                "role": link.role,
+                "created": link.created,
+                "here": link.name in names,
+            }
             for link in links.all()
         ]
         return {"needed": rules.token is not None, "links": told}
 
     @router.post("/api/links")
     async def add(request: Request) -> dict[str, Any]:
-        """{"name": whom it is for, "role": "guest" or "viewer"} in; the token out, this once.
+        """{"name": whom it is for, "role": "guest" or "viewer"} in; the token out, this once,
+        in addresses to open and as a QR code of the first.
 
         A viewer sees what whoever makes the link sees, and changes nothing.
         """
         check_house(request)
-        asked = await _object(request)
+        asked = await json_object(request)
         name, role = asked.get("name", ""), asked.get("role", "guest")
         if not isinstance(name, str) or role not in ("guest", "viewer"):
             raise RequestError("a link has a name, and a role: guest or viewer", "name")
@@ -138,13 +94,24 @@ def _links(router: APIRouter, links: Links, rules: Rules) -> None:
             f"{request.url.scheme}://{host}:{rules.port}/?token={token}" for host in near(rules)
         ]
         told = {"id": link.id, "name": link.name, "role": link.role, "token": token}
-        return {**told, "urls": urls}
+        return {**told, "urls": urls, "qr": qr_picture(urls[0])}
 
     @router.delete("/api/links/{id}")
     def revoke(id: str, request: Request) -> dict[str, str]:
         check_house(request)
+        names = [link.name for link in links.all() if link.id == id]
         links.revoke(id)
+        for name in names:
+            presence.shown_out(name)
         return {"revoked": id}
+
+
+def address(rules: Rules, request: Request) -> str:
+    """This server's, as others on the network know it: the caller's own way where that is one."""
+    host, port = request.url.hostname, request.url.port
+    if host in LOOPBACK or host is None:
+        host, port = near(rules)[0], rules.port
+    return f"{request.url.scheme}://{host}" + (f":{port}" if port else "")
 
 
 def near(rules: Rules) -> list[str]:
@@ -153,7 +120,7 @@ def near(rules: Rules) -> list[str]:
     return sorted(numbers) or ["127.0.0.1"]
 
 
-async def _object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request) -> dict[str, Any]:
     body = await json_body(request)
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")

@@ -17,10 +17,10 @@ from starlette.concurrency import run_in_threadpool
 from core.engine.engine import Engine
 from core.engine.job import Job
 from core.errors import FileError, RequestError, VitrineError
-from core.events import ImageDone, Loaded
+from core.events import ImageDone, Loaded, loaded_in
 from core.models.catalog import Kind
 from core.request import GenerationRequest
-from webui import form, panels
+from webui import form, guides, panels
 from webui.show import shown
 from webui.stream import Missing, Stage, owner
 
@@ -98,7 +98,7 @@ def compared(data: bytes, job: Job, engine: Engine) -> dict[str, Any]:
     made = next((event for event in events if isinstance(event, ImageDone)), None)
     if made is None:
         raise Missing("that job has made no picture")
-    loaded = next((event for event in events if isinstance(event, Loaded)), None)
+    loaded = loaded_in(events)
     recipe = _recipe(data, engine)
     first = open_picture(data)
     reasons = list(differences(recipe.capsule, loaded, engine))
@@ -132,8 +132,9 @@ def differences(capsule: Capsule | None, loaded: Loaded | None, engine: Engine) 
         for what, then, now in (
             ("the device", capsule.device, loaded.device),
             ("the precision", capsule.dtype, loaded.dtype),
+            ("the arithmetic", capsule.versions.get("kernels", ""), loaded.kernels),
         ):
-            if then != now:
+            if then and now and then != now:
                 yield f"Then {what} was {then}, now it is {now}."
     for name, then in capsule.versions.items():
         here = _version(name)
@@ -189,6 +190,7 @@ def _as_json(recipe: Recipe, engine: Engine) -> dict[str, Any]:
             values.pop("checkpoint", None)
         sentences += form.not_written(request)
         sentences += panels.absent(request, engine.registry)
+        sentences += guides.absent(request, engine.catalog)
     return {
         "maker": recipe.kind,
         "made_by": MAKERS[recipe.kind],

@@ -95,11 +95,16 @@ def described() -> dict[str, Any]:
         return told
 
     request = {"$ref": "#/components/schemas/GenerationRequest"}
-    ids = {"type": "object", "properties": {"jobs": {"type": "array", "items": {"type": "string"}}}}
+    ids: dict[str, Any] = {
+        "type": "object",
+        "properties": {"jobs": {"type": "array", "items": {"type": "string"}}},
+    }
     pause = {
         "type": "object",
         "properties": {"paused": {"type": "boolean"}, "everybody": {"type": "boolean"}},
     }
+    flags = {name: {"type": "boolean"} for name in ("running", "everybody")}
+    cancel = {"type": "object", "properties": {**ids["properties"], **flags}}
     steering = ("interrupt", "finish with what there is"), ("skip", "go on with the next image")
     return {
         "openapi": "3.1.0",
@@ -120,6 +125,7 @@ def described() -> dict[str, Any]:
             "/api/queue": {"get": call("Places and waits of the caller's jobs")},
             "/api/queue/order": {"post": call("Own waiting jobs in another order", body=ids)},
             "/api/queue/pause": {"post": call("Own jobs wait, or go on", body=pause)},
+            "/api/queue/cancel": {"post": call("Discard own jobs: these, or all", body=cancel)},
         },
         "components": {"schemas": {"GenerationRequest": schema, **parts}},
     }

@@ -17,7 +17,7 @@ from core.errors import FileError, RequestError
 from core.images.save import FileFormat
 from core.models.catalog import Catalog
 from core.request import Json
-from core.settings import Memory, Precision, Settings
+from core.settings import Memory, Precision, Settings, Tiles
 from webui import settings_file
 from webui.house import check_house, is_house
 from webui.people import People, save_options
@@ -49,6 +49,13 @@ MACHINE = (
         "Memory of the graphics card",
         "medvram keeps only the part at work on the card, lowvram only the block at work.",
         get_args(Memory),
+    ),
+    Field(
+        "vae_tiles",
+        "The VAE works in tiles",
+        "For large pictures in little memory; a tiled picture is slightly another one. "
+        "automatic: only where it would not fit as a whole.",
+        get_args(Tiles),
     ),
     Field(
         "checkpoints_in_memory", "Models kept loaded", "Switching between them is quick.", least=1

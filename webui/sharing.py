@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, Response
 
 from core.errors import FileError, RequestError
 from core.gallery import Gallery, Picture
-from webui.gallery import TYPES
+from webui.gallery import EDGES, TYPES, row
 from webui.stream import Missing
 
 PAGE = 200
@@ -55,6 +55,15 @@ class Shared:
             found = self._base.execute("SELECT 1 FROM shared WHERE picture = ?", (picture,))
             return found.fetchone() is not None
 
+    def among(self, pictures: Sequence[int]) -> set[int]:
+        """Those of them that are shared."""
+        marks = ", ".join("?" * len(pictures))
+        with self._lock:
+            found = self._base.execute(
+                f"SELECT picture FROM shared WHERE picture IN ({marks})", tuple(pictures)
+            )
+            return {picture for (picture,) in found}
+
     def newest(self, count: int) -> list[int]:
         with self._lock:
             found = self._base.execute(
@@ -63,11 +72,17 @@ class Shared:
             return [picture for (picture,) in found]
 
 
-def routes(gallery: Gallery, shared: Shared, seen: Callable[[Request], str | None]) -> APIRouter:
+def routes(
+    gallery: Gallery,
+    shared: Shared,
+    seen: Callable[[Request], str | None],
+    address: Callable[[Request], str],
+) -> APIRouter:
     """Everything under /api/shared.
 
     Args:
         seen: whose pictures a caller may share; None: everybody's.
+        address: of this server, as others know it.
     """
     router = APIRouter()
 
@@ -85,46 +100,53 @@ def routes(gallery: Gallery, shared: Shared, seen: Callable[[Request], str | Non
                 pass
         raise Missing("there is no such picture")
 
-    @router.get("/api/shared")
-    def listed(request: Request) -> list[dict[str, Any]]:
-        """What is shared, the newest first; `mine`: whether the caller may take it back."""
-        mine, told = seen(request), []
+    def all_shown() -> Iterator[Picture]:
         for id in shared.newest(PAGE):
             try:
-                picture = shown(id)
+                yield shown(id)
             except Missing:
                 continue
-            told.append(
-                {
-                    "id": id,
-                    "width": picture.width,
-                    "height": picture.height,
-                    "prompt": picture.prompt,
-                    "made": picture.made,
-                    "mine": mine is None or picture.owner == mine,
-                }
-            )
-        return told
+
+    @router.get("/api/shared")
+    def listed(request: Request, words: str = "") -> dict[str, Any]:
+        """What everybody shares, the newest first, told as the gallery tells it; `words`: all of
+        them must be in the prompt."""
+        mine, sought = seen(request), words.casefold().split()
+        told = [
+            row(picture, shared=True, mine=mine in (None, picture.owner))
+            for picture in all_shown()
+            if all(word in picture.prompt.casefold() for word in sought)
+        ]
+        return {"pictures": told, "next": None, "total": len(told)}
 
     @router.put("/api/shared/{id}")
     def share(id: int, request: Request) -> dict[str, Any]:
+        """Shares it, if it was not; `link`: where others who were let in see it."""
         shared.put(own(id, request).id, True)
-        return {"id": id, "shared": True}
+        link = f"{address(request)}/?tab=gallery&picture={id}"
+        return {"id": str(id), "shared": True, "link": link}
 
     @router.delete("/api/shared/{id}")
     def take_back(id: int, request: Request) -> dict[str, Any]:
         shared.put(own(id, request).id, False)
-        return {"id": id, "shared": False}
+        return {"id": str(id), "shared": False}
 
     @router.get("/api/shared/{id}/picture")
-    def whole(id: int) -> Response:
+    def whole(id: int, download: bool = False) -> Response:
         path = shown(id).file
-        kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-        return FileResponse(path, media_type=kind, headers=FRESH)
+        return FileResponse(
+            path,
+            media_type=TYPES.get(path.suffix.lower(), "application/octet-stream"),
+            filename=path.name,
+            headers=FRESH,
+            content_disposition_type="attachment" if download else "inline",
+        )
 
-    @router.get("/api/shared/{id}/thumbnail")
-    def small(id: int) -> Response:
-        data = gallery.thumbnail(shown(id), 256)
+    @router.get("/api/shared/{id}/{edge}.webp")
+    def small(id: int, edge: int) -> Response:
+        if edge not in EDGES:
+            raise RequestError(f"thumbnails have {EDGES} pixels, not {edge}")
+        data = gallery.thumbnail(shown(id), edge)
         return Response(data, media_type="image/webp", headers=FRESH)
 
     return router

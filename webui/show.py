@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.engine.engine import View
@@ -20,6 +21,7 @@ from core.events import (
     Decoding,
     Event,
     Finished,
+    Identified,
     ImageDone,
     Loaded,
     Loading,
@@ -256,6 +258,8 @@ def message_of(event: Event) -> dict[str, Any]:
             "device": event.device,
             "precision": event.dtype,
         }
+    if isinstance(event, Identified):
+        return {"type": "identified", **asdict(event)}
     if isinstance(event, Note):
         return {"type": "note", "kind": event.kind, "text": event.text}
     if isinstance(event, Step):

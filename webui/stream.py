@@ -210,6 +210,7 @@ def _job_routes(router: APIRouter, stage: Stage) -> None:
     def cancel(id: str, request: Request) -> dict[str, str]:
         job = stage.job(id, owner(request))
         job.cancel()
+        stage.engine.changes.tell()
         return {"state": job.state.value}
 
 
@@ -312,9 +313,9 @@ async def _watched(socket: WebSocket, stage: Stage, id: str, after: int) -> None
     Messages are sent all and in order; of frames only the newest, so whoever is slow falls behind
     in pictures and not in time. The rest can be fetched.
     """
-    mine = owner(socket)
+    mine = str(socket.scope.get("vitrine.caller", owner(socket)))
     try:
-        job = stage.job(id, mine)
+        job = stage.job(id, owner(socket))
     except Missing:
         await socket.close(code=4404, reason="there is no such job")
         return
@@ -324,8 +325,17 @@ async def _watched(socket: WebSocket, stage: Stage, id: str, after: int) -> None
     stage.watchers[mine] += 1
     await socket.accept()
     await socket.send_text(json.dumps([{"type": "hello", "server": stage.id}]))
+    try:
+        await until_gone(socket, asyncio.create_task(_sent(socket, stage, job, after)), job.id)
+    finally:
+        stage.watchers[mine] -= 1
+        if not stage.watchers[mine]:
+            del stage.watchers[mine]
+
+
+async def until_gone(socket: WebSocket, sending: asyncio.Task[None], what: str) -> None:
+    """Lets `sending` send until it is done, or whoever listens goes; then nothing is left of it."""
     listening = asyncio.create_task(_closed(socket))
-    sending = asyncio.create_task(_sent(socket, stage, job, after))
     try:
         await asyncio.wait({listening, sending}, return_when=asyncio.FIRST_COMPLETED)
         if sending.done() and sending.exception() is None:
@@ -339,10 +349,7 @@ async def _watched(socket: WebSocket, stage: Stage, id: str, after: int) -> None
         if isinstance(problem, Exception) and not isinstance(
             problem, RuntimeError | WebSocketDisconnect
         ):
-            log.error("watching job %s failed", job.id, exc_info=problem)
-        stage.watchers[mine] -= 1
-        if not stage.watchers[mine]:
-            del stage.watchers[mine]
+            log.error("watching %s failed", what, exc_info=problem)
 
 
 async def _closed(socket: WebSocket) -> None:
@@ -363,17 +370,16 @@ async def _sent(socket: WebSocket, stage: Stage, job: Job, after: int) -> None:
     show.listen(heard)
     more.set()
     sent: Iterable[FrameKey] = ()
-    place: int | None = None
+    place: dict[str, Any] | None = None
     try:
         while True:
             waiting = job.state is JobState.WAITING
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(more.wait(), PLACE_SECONDS if waiting else None)
             more.clear()
-            if waiting and (now := stage.engine.place(job)) != place:
+            if waiting and (now := _place(stage.engine, job)) != place:
                 place = now
-                wait = stage.engine.expected(job)
-                told = {"type": "place", "place": place, "wait": wait}
+                told = {"type": "place", **now, "wait": stage.engine.expected(job)}
                 await socket.send_text(json.dumps([told]))
             over = show.over
             if messages := show.messages(after):
@@ -388,6 +394,11 @@ async def _sent(socket: WebSocket, stage: Stage, job: Job, after: int) -> None:
                 return
     finally:
         show.forget(heard)
+
+
+def _place(engine: Engine, job: Job) -> dict[str, Any]:
+    paused = engine.is_paused(job.owner) or engine.is_paused()
+    return {"place": engine.place(job), "paused": paused}
 
 
 def framed(key: FrameKey, frame: bytes) -> bytes:

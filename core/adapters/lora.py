@@ -6,7 +6,7 @@ It knows no files and no networks; layers are still called what the file calls t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from core.adapters.changes import (
     Kronecker,
     LowRank,
 )
+from core.adapters.kinds import KINDS, AdapterKind
 from core.adapters.names import Base, Ranks, base_of, ranks_of, role_of
 from core.errors import AdapterError
 
@@ -40,8 +41,16 @@ class Lora:
     """Tensors in the file that are of no kind known here."""
 
 
-def lora(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Lora:
+def lora(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    kinds: Sequence[AdapterKind] = KINDS,
+) -> Lora:
     """The LoRA that a file's tensors make.
+
+    Args:
+        kinds: what is known; of several that a layer has tensors of, the first has its weight.
 
     Raises:
         AdapterError: NaN or infinity, factors that do not fit together or are missing, or nothing
@@ -50,7 +59,7 @@ def lora(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     layers: dict[str, dict[str, Tensor]] = {}
     unread = []
     for key, tensor in tensors.items():
-        role = role_of(key)
+        role = role_of(key, kinds)
         if role is None:
             unread.append(key)
             continue
@@ -60,13 +69,13 @@ def lora(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     changes: dict[Place, Change] = {}
     for layer, parts in layers.items():
         try:
-            changes |= {(layer, of): change for of, change in _changes(layer, parts, ranks)}
+            changes |= _changes(layer, parts, ranks, kinds)
         except AdapterError as error:
             raise AdapterError(f"{name}: {layer}: {error}") from error
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if not changes:
         raise AdapterError(f"{name} {_what_it_is(unread)}")
-    return Lora(name, changes, base_of(shapes, metadata), tuple(unread))
+    return Lora(name, changes, base_of(shapes, metadata, kinds), tuple(unread))
 
 
 def _check_numbers(name: str, key: str, tensor: Tensor) -> None:
@@ -83,61 +92,54 @@ def _what_it_is(unread: list[str]) -> str:
     return f"is no LoRA; its first tensors are: {', '.join(sorted(unread)[:3]) or 'none'}"
 
 
-_Changes: TypeAlias = list[tuple[Literal["weight", "bias"], Change]]
-
-
-def _changes(layer: str, parts: dict[str, Tensor], ranks: Ranks) -> _Changes:
+def _changes(
+    layer: str, parts: Mapping[str, Tensor], ranks: Ranks, kinds: Sequence[AdapterKind]
+) -> dict[Place, Change]:
     """What one layer's tensors do to its weight and its bias."""
-    changes: _Changes = []
-    weight = _weight_change(layer, parts, ranks)
-    if weight is not None:
-        if (magnitude := parts.get("dora_scale")) is not None:
-            weight = Decomposed(weight, magnitude)
-        elif (magnitude := parts.get("magnitude")) is not None:
-            weight = Decomposed(weight, magnitude.reshape(-1, 1))  # peft: always over the rows
-        changes.append(("weight", weight))
-    elif "dora_scale" in parts or "magnitude" in parts:
-        raise AdapterError("it has magnitudes and nothing that they belong to")
-    if "up_bias" in parts and isinstance(weight, LowRank):
-        changes.append(("bias", Difference(parts["up_bias"].float() * weight.scale)))
-    for role in ("diff_b", "b_norm"):
-        if role in parts:
-            changes.append(("bias", Difference(parts[role])))
-    return changes
-
-
-def _weight_change(layer: str, parts: dict[str, Tensor], ranks: Ranks) -> Change | None:
     alpha = _alpha(layer, parts, ranks)
-    if "up" in parts or "down" in parts:
-        _need(parts, "up", "down")
-        up, down, mid = parts["up"], parts["down"], parts.get("mid")
-        rank = down.shape[0] if down.ndim else 0
-        scale = _scale(alpha, rank)
-        if ranks.stabilised(layer) and alpha is not None:
-            scale = alpha / math.sqrt(rank)
-        return LowRank(up, down, scale, mid)
-    if any(role.startswith("hada") for role in parts):
-        _need(parts, "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-        return _hadamard(parts, alpha)
-    if any(role.startswith("lokr") for role in parts):
-        return _kronecker(parts, alpha)
-    for role in ("diff", "w_norm"):
-        if role in parts:
-            return Difference(parts[role])
-    return None
+    stabilised = ranks.stabilised(layer)
+    changes: dict[Literal["weight", "bias"], Change] = {}
+    for kind in kinds:
+        own = {role for _, role in kind.endings}
+        if own & parts.keys():
+            made = kind.load()(parts, lambda rank: _scale(alpha, rank, stabilised))
+            changes = {**made, **changes}
+    magnitude = parts.get("dora_scale")
+    if magnitude is None and "magnitude" in parts:
+        magnitude = parts["magnitude"].reshape(-1, 1)  # peft: always over the rows
+    if magnitude is not None:
+        if "weight" not in changes:
+            raise AdapterError("it has magnitudes and nothing that they belong to")
+        changes["weight"] = Decomposed(changes["weight"], magnitude)
+    return {(layer, of): change for of, change in changes.items()}
 
 
-def _hadamard(parts: dict[str, Tensor], alpha: float | None) -> Hadamard:
+Made: TypeAlias = dict[Literal["weight", "bias"], Change]
+Parts: TypeAlias = Mapping[str, Tensor]
+Scale: TypeAlias = Callable[[int], float]
+
+
+def low_rank(parts: Parts, scale: Scale) -> Made:
+    _need(parts, "up", "down")
+    up, down = parts["up"], parts["down"]
+    weight = LowRank(up, down, scale(_rows(down)), parts.get("mid"))
+    made: Made = {"weight": weight}
+    if "up_bias" in parts:
+        made["bias"] = Difference(parts["up_bias"].float() * weight.scale)
+    return made
+
+
+def hadamard(parts: Parts, scale: Scale) -> Made:
+    _need(parts, "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     cores = None
     if "hada_t1" in parts or "hada_t2" in parts:
         _need(parts, "hada_t1", "hada_t2")
         cores = parts["hada_t1"], parts["hada_t2"]
     first, second = ((parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"]) for i in (1, 2))
-    rank = first[1].shape[0] if first[1].ndim else 0
-    return Hadamard(first, second, _scale(alpha, rank), cores)
+    return {"weight": Hadamard(first, second, scale(_rows(first[1])), cores)}
 
 
-def _kronecker(parts: dict[str, Tensor], alpha: float | None) -> Kronecker:
+def kronecker(parts: Parts, scale: Scale) -> Made:
     """The scale counts the rank of the side that is factored, the right one if both are; it is 1
     where both are whole."""
     left, right = (
@@ -150,11 +152,20 @@ def _kronecker(parts: dict[str, Tensor], alpha: float | None) -> Kronecker:
         for i in (1, 2)
     )
     factored = next((side.b for side in (right, left) if side.whole is None), None)
-    scale = 1.0 if factored is None else _scale(alpha, factored.shape[0])
-    return Kronecker(left, right, scale)
+    return {"weight": Kronecker(left, right, 1.0 if factored is None else scale(len(factored)))}
 
 
-def _alpha(layer: str, parts: dict[str, Tensor], ranks: Ranks) -> float | None:
+def difference(parts: Parts, scale: Scale) -> Made:
+    """Alpha has no say in it."""
+    made: Made = {}
+    for of, roles in (("weight", ("diff", "w_norm")), ("bias", ("b_norm", "diff_b"))):
+        for role in roles:
+            if role in parts:
+                made.setdefault(of, Difference(parts[role]))  # type: ignore[arg-type]
+    return made
+
+
+def _alpha(layer: str, parts: Mapping[str, Tensor], ranks: Ranks) -> float | None:
     stored = parts.get("alpha")
     if stored is None:
         alpha = ranks.alpha(layer)
@@ -167,13 +178,19 @@ def _alpha(layer: str, parts: dict[str, Tensor], ranks: Ranks) -> float | None:
     return alpha
 
 
-def _scale(alpha: float | None, rank: int) -> float:
+def _rows(factor: Tensor) -> int:
+    return factor.shape[0] if factor.ndim else 0
+
+
+def _scale(alpha: float | None, rank: int, stabilised: bool) -> float:
     """No alpha means alpha = rank."""
     if rank < 1:
         raise AdapterError("one of its factors is empty")
-    return 1.0 if alpha is None else alpha / rank
+    if alpha is None:
+        return 1.0
+    return alpha / math.sqrt(rank) if stabilised else alpha / rank
 
 
-def _need(parts: dict[str, Tensor], *roles: str) -> None:
+def _need(parts: Mapping[str, Tensor], *roles: str) -> None:
     if missing := [role for role in roles if role not in parts]:
         raise AdapterError(f"it has {', '.join(sorted(parts))}, and lacks {', '.join(missing)}")

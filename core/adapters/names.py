@@ -7,10 +7,13 @@ are looked up among those.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from core.adapters.kinds import KINDS, SHARED, AdapterKind
 
 Shape = tuple[int, ...]
 
@@ -25,30 +28,6 @@ _OTHERS = (
 )
 """Parts of names that only models of other kinds have."""
 
-_ROLES = (
-    (r"\.lora_down\.weight", "down"),
-    (r"\.lora_up\.weight", "up"),
-    (r"\.lora_mid\.weight", "mid"),
-    (r"\.lora_A(?:\.\w+)?\.weight", "down"),
-    (r"\.lora_B(?:\.\w+)?\.weight", "up"),
-    (r"\.lora_B(?:\.\w+)?\.bias", "up_bias"),
-    (r"\.lora\.down\.weight", "down"),
-    (r"\.lora\.up\.weight", "up"),
-    (r"\.lora_linear_layer\.down\.weight", "down"),
-    (r"\.lora_linear_layer\.up\.weight", "up"),
-    (r"\.lora_magnitude_vector(?:\.\w+)*", "magnitude"),
-    (r"\.alpha", "alpha"),
-    (r"\.dora_scale", "dora_scale"),
-    (r"\.diff", "diff"),
-    (r"\.diff_b", "diff_b"),
-    (r"\.w_norm", "w_norm"),
-    (r"\.b_norm", "b_norm"),
-)
-_ROLE = re.compile(
-    "(.+?)(?:"
-    + "|".join(f"({pattern})" for pattern, _ in _ROLES)
-    + r"|\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)))"
-)
 _OLD_NAMES = (
     (r"\.processor\.to_([qkv])_lora\.", r".to_\1.lora."),
     (r"\.processor\.to_out_lora\.", r".to_out.0.lora."),
@@ -58,19 +37,30 @@ _OLD_NAMES = (
 """diffusers' first spellings."""
 
 
-def role_of(name: str) -> tuple[str, str] | None:
+def role_of(name: str, kinds: Sequence[AdapterKind] = KINDS) -> tuple[str, str] | None:
     """A tensor's (layer as the file spells it, what it is of the layer's change); None: it is
-    nothing that is known here."""
+    of none of `kinds`."""
     for old, new in _OLD_NAMES:
         name = re.sub(old, new, name)
-    found = _ROLE.fullmatch(name)
+    endings = (*SHARED, *(ending for kind in kinds for ending in kind.endings))
+    pattern, roles = _compiled(endings)
+    found = pattern.fullmatch(name)
     if found is None:
         return None
-    layer, *spelled, plain = found.groups()
-    if plain is not None:
-        return layer, plain
-    (role,) = (role for (_, role), one in zip(_ROLES, spelled, strict=True) if one is not None)
-    return layer, role
+    return found["layer"], roles[found.lastindex or 0]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    endings: tuple[tuple[str, str], ...],
+) -> tuple[re.Pattern[str], Mapping[int, str]]:
+    """One expression for all endings, and the role of each of its groups.
+
+    The groups of roles hold no others, so the last one that matched is the role.
+    """
+    roles = {index: role for index, (_, role) in enumerate(endings, start=2)}
+    parts = "|".join(f"({ending})" for ending, _ in endings)
+    return re.compile(f"(?P<layer>.+?)(?:{parts})"), roles
 
 
 def unet_spellings(paths: Iterable[str]) -> Iterator[str]:
@@ -118,14 +108,18 @@ class Base:
     """Width of the text its cross-attention reads, where the shapes show it for certain."""
 
 
-def base_of(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> Base:
+def base_of(
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+    kinds: Sequence[AdapterKind] = KINDS,
+) -> Base:
     """From the layers' shapes where they tell, else from their names or what the trainer wrote."""
     for mark, title in _OTHERS:
         if any(mark in name for name in shapes):
             return Base(title)
     layers: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
-        if role := role_of(name):
+        if role := role_of(name, kinds):
             layers.setdefault(role[0], {})[role[1]] = shape
     measured = _measured(layers, r"attn2[._]to_[kv]$")
     if measured is None and _named_like_xl(layers):

@@ -244,8 +244,7 @@ def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
         raise AdapterError(
             f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
         )
-    changed = total.to(original.dtype)
-    return kernels.packed(changed) if slot.value.is_mkldnn else changed
+    return total.to(original.dtype)
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

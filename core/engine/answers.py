@@ -18,6 +18,7 @@ from core.engine.engine import (
     LookThrough,
     LookWhere,
     LookWords,
+    MakeGuide,
     PlotSchedules,
     Query,
     Upscale,
@@ -27,7 +28,9 @@ from core.engine.job import Job
 from core.engine.looking import exhausted, step_of
 from core.errors import RequestError
 from core.events import Step
+from core.images.guiding import Scene
 from core.images.pixels import pictures
+from core.images.start import prepared
 from core.run import House, larger_picture
 from core.sampling.schedule import variance_preserving
 
@@ -45,6 +48,8 @@ def answered(query: Query, find: Callable[[str], Job], house: House) -> Any:
                 raise RequestError("there is no folder of pictures here", "picture")
             picture, size = house.inputs.open(query.picture), (query.width, query.height)
             return exhausted(larger_picture(house, query.upscaler, picture, size, "upscaler"))
+        case MakeGuide():
+            return guide(query, house)
         case LookInside():
             return looking.inside(query, find(query.job), house)
         case LookWhere():
@@ -61,6 +66,22 @@ def answered(query: Query, find: Callable[[str], Job], house: House) -> Any:
             return trials.guess(query, house)
         case PlotSchedules():
             return trials.plotted(query, house)
+
+
+@torch.inference_mode()
+def guide(query: MakeGuide, house: House) -> Image:
+    """As the run will make it, by the same functions.
+
+    Raises:
+        RequestError, FileError: as `Scene.guide`.
+    """
+    if house.inputs is None:
+        raise RequestError("there is no folder of pictures here", "controls.picture")
+    width, height, start = query.width, query.height, query.start
+    begun = None if start is None else prepared(start, house.inputs, width, height)
+    estimates = house.store.controlling.estimating
+    there = house.registry.preprocessors
+    return Scene(house.inputs, width, height, begun, estimates, there).guide(query.use)
 
 
 @torch.inference_mode()

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from core.engine.job import Job
+from core.engine.line import Changes
 from core.gallery import Gallery
 from core.images.inputs import Inputs
 from core.models.catalog import Catalog
 from core.registry import Registry
-from core.request import GenerationRequest
+from core.request import ControlUse, GenerationRequest, StartImage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,19 @@ class Upscale:
     upscaler: str
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class MakeGuide:
+    """What a network will see of a guide, at the size that is painted; answered by a picture.
+
+    `start`: what the run begins from; None: no picture.
+    """
+
+    use: ControlUse
+    width: int
+    height: int
+    start: StartImage | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,7 @@ Query: TypeAlias = (
     | Unload
     | DecodeStep
     | Upscale
+    | MakeGuide
     | LookInside
     | LookWhere
     | LookThrough
@@ -195,6 +210,10 @@ class Engine(Protocol):
     @property
     def inputs(self) -> Inputs:
         """The pictures that requests name."""
+
+    @property
+    def changes(self) -> Changes:
+        """Tells of every change in the line of jobs."""
 
     def describe(self) -> EngineInfo: ...
 

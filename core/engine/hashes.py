@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.images.infotext import Hashes
 from core.models.catalog import Kind
+from core.models.controlnets import old_mark
 from core.passes import passes
 from core.request import GenerationRequest
 from core.run import House
@@ -27,5 +28,9 @@ def hashes_of(request: GenerationRequest, house: House) -> Hashes:
         },
         checkpoints={
             name: catalog.hashed(catalog.checkpoint(name).path, "file") for name in more if name
+        },
+        guides={
+            use.model: old_mark(catalog.file(Kind.CONTROLNET, use.model).path)
+            for use in request.controls
         },
     )

@@ -15,6 +15,29 @@ from core.engine.turns import Pace, Turns
 from core.errors import RequestError
 
 
+class Changes:
+    """Who wants to hear that the line is another one than before. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: set[Callable[[], None]] = set()
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """`heard` is called, from any thread, whenever a job comes, goes, begins or is moved."""
+        with self._lock:
+            self._listeners.add(heard)
+
+    def forget(self, heard: Callable[[], None]) -> None:
+        with self._lock:
+            self._listeners.discard(heard)
+
+    def tell(self) -> None:
+        with self._lock:
+            listeners = [*self._listeners]
+        for heard in listeners:
+            heard()
+
+
 class Line:
     """Thread-safe. One job is out of it at a time: the running one."""
 
@@ -32,10 +55,13 @@ class Line:
         self._running: Job | None = None
         self._began = 0.0
         self._loaded: str | None = None
+        self.changes = Changes()
+        """Told by the line of what is done to it, and by the engine of how jobs begin and end."""
 
     def add(self, job: Job, resuming: bool = False) -> None:
         with self._lock:
             (self._resuming if resuming else self._waiting).append(job)
+        self.changes.tell()
 
     def take(self) -> Job | None:
         """The next job to run; it is out of the line now. None: nobody waits."""
@@ -81,7 +107,7 @@ class Line:
     def counts(self) -> tuple[int, int]:
         """(waiting, running)."""
         with self._lock:
-            waiting = len(self._waiting) + len(self._resuming)
+            waiting = sum(not job.state.is_over for job in (*self._resuming, *self._waiting))
             return waiting, int(self._running is not None)
 
     def place(self, job: Job) -> int:
@@ -120,18 +146,21 @@ class Line:
             jobs = [self._waiting[mine[id]] for id in ids]
             for place, job in zip(places, jobs, strict=True):
                 self._waiting[place] = job
+        self.changes.tell()
 
     def pause(self, owner: str | None, paused: bool) -> None:
         with self._lock:
             name = EVERYBODY if owner is None else owner
             (self._paused.add if paused else self._paused.discard)(name)
+        self.changes.tell()
 
     def is_paused(self, owner: str | None) -> bool:
         with self._lock:
             return (EVERYBODY if owner is None else owner) in self._paused
 
     def _ordered(self, with_paused: bool = False) -> list[Job]:
-        waiting = [*self._resuming, *self._turns.ordered(self._waiting, self._loaded)]
+        there = [job for job in self._waiting if not job.state.is_over]
+        waiting = [*self._resuming, *self._turns.ordered(there, self._loaded)]
         held = EVERYBODY in self._paused
         free = [job for job in waiting if not held and job.owner not in self._paused]
         return [*free, *(job for job in waiting if job not in free)] if with_paused else free

@@ -70,13 +70,14 @@ class LocalEngine:
         self.settings = settings
         self._save_options = save_options
         self.registry = registry
-        self.catalog = Catalog(settings)
+        self.catalog = Catalog(settings, families=registry.recognising())
         self.inputs = Inputs(settings.data_dir / "inputs")
         self._queue = Queue(settings.data_dir / "queue.sqlite3")
         self.gallery = Gallery(settings.data_dir / "gallery.sqlite3", settings.data_dir / "thumbs")
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._line = Line(self._queue.paused())
+        self.changes = self._line.changes
         self._unsaved = settings.data_dir / "unsaved"
         """Pictures that nobody wanted kept, for as long as somebody may ask for them."""
         shutil.rmtree(self._unsaved, ignore_errors=True)
@@ -164,6 +165,7 @@ class LocalEngine:
     def adopt(self, registry: Registry) -> None:
         """Other shelves, from the next job on; the running one keeps those it began with."""
         self.registry = registry
+        self.catalog.know(registry.recognising())
         if self._house is not None:
             self._house = replace(self._house, registry=registry)
 
@@ -244,6 +246,7 @@ class LocalEngine:
         error: Exception | None = None
         if job.begin():
             self._queue.begin(job.id)
+            self.changes.tell()
             try:
                 self._made(job)
             except Cancelled as cancelled:
@@ -260,7 +263,9 @@ class LocalEngine:
             state, error = JobState.CANCELLED, Cancelled()
         self._queue.end(job.id, state, None if error is None else str(error))
         self._line.ended()
-        job.end(state, error)
+        # A finished job is kept; the frames of its error would keep the model with it.
+        job.end(state, None if error is None else error.with_traceback(None))
+        self.changes.tell()
         self._forget()
 
     def _made(self, job: Job) -> None:
@@ -270,10 +275,17 @@ class LocalEngine:
         from core.engine import memory
 
         assert self._house is not None
-        device = self._house.store.device
+        store = self._house.store
+        device = store.device
         try:
-            unload = functools.partial(self._unload, self.settings)
-            memory.make_room(job.request, lambda: self._weights(job), device, unload)
+            file = self.catalog.checkpoint(job.request.checkpoint)
+            memory.make_room(
+                job.request,
+                lambda: 0 if self._line.is_loaded(file.name) else file.bytes,
+                device,
+                functools.partial(self._unload, self.settings),
+                sizes=memory.sizes_of(file, store.dtype, device, store.placing.tiles),
+            )
             self._follow(job)
             return
         except Exception as error:
@@ -295,12 +307,6 @@ class LocalEngine:
             raise OutOfMemory(memory.sentence(device)) from None
         finally:
             self._unload(self.settings)
-
-    def _weights(self, job: Job) -> int:
-        """Bytes of its checkpoint's file, unless that one is in memory."""
-        checkpoint = self.catalog.checkpoint(job.request.checkpoint)
-        file = None if self._line.is_loaded(checkpoint.name) else checkpoint.file
-        return 0 if file is None else file.size
 
     def _follow(self, job: Job, again: bool = False) -> None:
         """Publishes the run's events; raises Cancelled when it is to be given up.
@@ -443,12 +449,8 @@ class LocalEngine:
             over = [id for id, job in self._jobs.items() if job.state.is_over]
             for id in over[:-KEPT_JOBS]:
                 del self._jobs[id]
-        keep_within(
-            self.settings.traces_dir,
-            "*.trace",
-            self.settings.trace_quota_mb * 2**20,
-            spared=self.gallery.starred_jobs(),
-        )
+        most, starred = self.settings.trace_quota_mb * 2**20, self.gallery.starred_jobs()
+        keep_within(self.settings.traces_dir, "*.trace", most, spared=starred)
         keep_within(self._unsaved, "**/*.png", UNSAVED, UNSAVED_FILES)
 
     def _past(self, row: Row) -> Job:

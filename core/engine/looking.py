@@ -339,7 +339,7 @@ class _Place:
     def of(cls, query: _Look, job: Job, house: House) -> _Place:
         step = step_of(query, job, house)
         # Where it came from is in the step; an earlier run need not be there any more.
-        request = replace(job.request, branch=None)
+        request = replace(job.request, branch=None).of_image(query.image)
         run = Run(request, house)
         path = exhausted(run.walk(_pass(request, query.pass_index), (query.image,), None))
         path = _as_walked(path, step, house)

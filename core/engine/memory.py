@@ -1,39 +1,106 @@
-"""Whether a request has room, told before it begins; and what to do when memory runs out."""
+"""Whether a request has room, told before it begins; and what to say when memory runs out."""
 
 from __future__ import annotations
 
-import gc
-import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from core.errors import OutOfMemory
+from core.models.catalog import CheckpointFile
+from core.models.family import VAE, unet_config, vae_config
+from core.models.footprint import amount, decoding_bytes, free_bytes, network_bytes
+from core.models.layouts import read_model_header
+from core.models.sparing import SET_TILE, TILES, is_out_of_memory, let_go
+from core.nn.unet import UNetConfig
+from core.nn.vae import VAEConfig
 from core.passes import passes
 from core.request import GenerationRequest
+from core.settings import Tiles
 
-PIXEL = 2048
-"""Bytes that decoding takes for each pixel: the VAE's last layers hold four tensors or so of 128
-channels in float32. Rather too little, so nothing that fits is refused."""
+__all__ = [
+    "Sizes",
+    "check_room",
+    "free_bytes",
+    "is_out_of_memory",
+    "let_go",
+    "make_room",
+    "needed",
+    "sentence",
+    "sizes_of",
+    "sizes_on",
+]
 
 
-def needed(request: GenerationRequest, weights: int) -> int:
-    """Bytes that a resolved request takes at least.
+@dataclass(frozen=True)
+class Sizes:
+    """The numbers of a model that its memory follows from."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    dtype: torch.dtype
+    """Of the U-Net."""
+    vae_dtype: torch.dtype
+    tiles: Tiles = "automatic"
+
+
+def sizes_on(device: torch.device) -> Sizes:
+    """Those of SD 1.x, in what a device usually computes with."""
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    return Sizes(UNetConfig(), VAEConfig(), dtype, dtype)
+
+
+def sizes_of(
+    file: CheckpointFile, dtype: torch.dtype, device: torch.device, tiles: Tiles = "automatic"
+) -> Sizes:
+    """Those of a checkpoint, by its header; of a VAE that lies elsewhere, those all families have.
+
+    Raises:
+        FileError: as `read_model_header`, `unet_config` and `vae_config`.
+    """
+    header = read_model_header(file.path)
+    inside = any(name.startswith(VAE) for name in header.tensors)
+    return Sizes(
+        unet_config(header, file.family.heads, file.card),
+        vae_config(header, file.card) if inside else VAEConfig(),
+        dtype,
+        torch.float32 if device.type == "cpu" else dtype,
+        tiles,
+    )
+
+
+def needed(request: GenerationRequest, weights: int, sizes: Sizes) -> int:
+    """Bytes that a resolved request takes at least: painting one prompt at a time, and decoding,
+    in tiles where they are allowed.
 
     Args:
         weights: bytes of what is not in memory yet.
     """
-    sizes = (part.request for part in passes(request))
-    pixels = max((size.width or 0) * (size.height or 0) for size in sizes)
-    return weights + pixels * PIXEL
+    most = 0
+    for part in passes(request):
+        width, height = (part.request.width or 0), (part.request.height or 0)
+        rows, columns = (side // sizes.vae.shrink for side in (height, width))
+        painting = network_bytes(sizes.unet, sizes.dtype, rows * columns)
+        if sizes.tiles != "never":
+            tile = SET_TILE if sizes.tiles == "always" else TILES[-1]
+            rows, columns = min(rows, tile), min(columns, tile)
+        most = max(most, painting, decoding_bytes(sizes.vae, sizes.vae_dtype, rows * columns))
+    return weights + most
 
 
-def check_room(request: GenerationRequest, weights: int, free: int) -> None:
-    """Raises OutOfMemory, with the figures, where the request can't fit into `free` bytes."""
-    wanted = needed(request, weights)
+def check_room(
+    request: GenerationRequest, weights: int, free: int, sizes: Sizes | None = None
+) -> None:
+    """Raises OutOfMemory, with the figures, where the request can't fit into `free` bytes.
+
+    Args:
+        sizes: of the model; None: those of SD 1.x on a CPU.
+    """
+    wanted = needed(request, weights, sizes or sizes_on(torch.device("cpu")))
     if wanted > free:
         raise OutOfMemory(
-            f"this would take about {_gigabytes(wanted)} of memory, and {_gigabytes(free)} are "
+            f"this would take about {amount(wanted)} of memory, and {amount(free)} are "
             "free; ask for a smaller picture or a smaller model"
         )
 
@@ -44,51 +111,25 @@ def make_room(
     device: torch.device,
     unload: Callable[[], None],
     free: Callable[[torch.device], int] | None = None,
+    sizes: Sizes | None = None,
 ) -> None:
     """Checks that there is room, and where there is not, once more with nothing loaded.
 
     Args:
         weights: bytes of what is not in memory yet, as it is when asked.
         free: what can be had on the device; None: what it says.
+        sizes: of the model; None: those of SD 1.x.
 
     Raises:
         OutOfMemory: the request can't fit.
     """
     free = free or free_bytes
+    sizes = sizes or sizes_on(device)
     try:
-        check_room(request, weights(), free(device))
+        check_room(request, weights(), free(device), sizes)
     except OutOfMemory:
         unload()
-        check_room(request, weights(), free(device))
-
-
-def free_bytes(device: torch.device) -> int:
-    """What can still be had on the device; on a CPU, of the machine's memory."""
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it means that memory has run out, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
-    )
-
-
-def let_go(error: BaseException) -> None:
-    """Frees what an error holds: the tensors of every call it came through."""
-    traceback.clear_frames(error.__traceback__)
-    error.__traceback__ = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        check_room(request, weights(), free(device), sizes)
 
 
 def sentence(device: torch.device) -> str:
@@ -97,7 +138,3 @@ def sentence(device: torch.device) -> str:
         f"{where} has run out, also in smaller pieces; ask for a smaller picture, or start with "
         "--medvram or --lowvram"
     )
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GB"

@@ -3,6 +3,7 @@
 from core.extend import CombineWrapper, hookimpl, setting
 """
 
+from core.adapters.kinds import AdapterKind
 from core.additions import (
     AttentionWrapper,
     CombineWrapper,
@@ -14,13 +15,18 @@ from core.additions import (
 )
 from core.entries import SamplerEntry, ScheduleEntry
 from core.extend.hookspecs import Place, hookimpl
+from core.images.guides import Preprocessor
+from core.models.family import Family
 
 __all__ = [
+    "AdapterKind",
     "AttentionWrapper",
     "CombineWrapper",
     "DenoiserWrapper",
+    "Family",
     "Finisher",
     "Place",
+    "Preprocessor",
     "Reader",
     "RequestStep",
     "SamplerEntry",

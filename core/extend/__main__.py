@@ -130,6 +130,7 @@ def told(staged: Staged) -> list[str]:
         f"{staged.about.title or staged.name}: {staged.about.description}",
         f"  from      {staged.pin.source}",
         f"  commit    {staged.pin.commit or 'not known'}",
+        *([f"  fetched   {staged.note}"] if staged.note else []),
         f"  files     {len(staged.files)}, {size:.0f} KB",
         f"  packages  {', '.join(staged.requirements) or 'none'}",
         f"  to install  {', '.join(staged.missing) or 'nothing'}",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from core.adapters.kinds import AdapterKind
 from core.additions import (
     AttentionWrapper,
     CombineWrapper,
@@ -19,6 +20,8 @@ from core.additions import (
 )
 from core.entries import SamplerEntry, ScheduleEntry
 from core.errors import Cancelled, ExtensionError, VitrineError
+from core.images.guides import Preprocessor
+from core.models.family import Family
 
 KEPT_ERRORS = 5
 """Sentences kept of each extension."""
@@ -156,6 +159,57 @@ class GuardedSchedule(ScheduleEntry):
         return spaced
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GuardedAdapterKind(AdapterKind):
+    """A kind of LoRA of an extension's. Another one after each reload, so nothing read is kept."""
+
+    guard: Guard = field(repr=False)
+
+    def load(self) -> Any:
+        reader = self.guard.calling(super().load)()
+
+        def read(parts: Any, scale: Any) -> dict[Any, Any]:
+            made = self.guard.calling(lambda: dict(reader(parts, scale)))()
+            return {of: _changing(self.guard, change) for of, change in made.items()}
+
+        return read
+
+
+@dataclass(frozen=True, eq=False)
+class GuardedChange:
+    """A change of an extension's own making."""
+
+    change: Any
+    guard: Guard
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.guard.calling(lambda: tuple(self.change.shape))()
+        return shape
+
+    def delta(self, original: Any) -> Any:
+        return self.guard.calling(self.change.delta)(original)
+
+
+def _changing(guard: Guard, change: Any) -> Any:
+    """The house's own changes need no guard, and are laid on faster as they are."""
+    own = type(change).__module__ == "core.adapters.changes"
+    return change if own else GuardedChange(change, guard)
+
+
+def _matching(guard: Guard, matches: Callable[..., Any]) -> Callable[..., bool]:
+    """One that fails takes no file for its own; what it raised is in the ledger."""
+    asked = guard.calling(matches)
+
+    def matches_or_not(header: Any) -> bool:
+        try:
+            return bool(asked(header))
+        except VitrineError:
+            return False
+
+    return matches_or_not
+
+
 def _sampling(guard: Guard, step: Callable[..., Any]) -> Callable[..., Any]:
     meter = Meter(guard)
     guarded_step = meter.outside(step)
@@ -208,6 +262,14 @@ def guarded(value: Any, guard: Guard) -> Any:
             return replace(value, wrap=_wrapping(guard, value.wrap))
         case AttentionWrapper():
             return replace(value, wrap=_attending(guard, value.wrap))
+        case Preprocessor():
+            ask = None if value.ask is None else guard.calling(value.ask)
+            return replace(value, make=guard.calling(value.make), ask=ask)
+        case Family():
+            numbers = None if value.numbers is None else guard.calling(value.numbers)
+            return replace(value, matches=_matching(guard, value.matches), numbers=numbers)
+        case AdapterKind():
+            return GuardedAdapterKind(**vars(value), guard=guard)
         case SamplerEntry():
             return GuardedSampler(**_fields(value), guard=guard)
         case ScheduleEntry():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pluggy
 
+from core.adapters.kinds import AdapterKind
 from core.additions import (
     AttentionWrapper,
     CombineWrapper,
@@ -17,6 +18,8 @@ from core.additions import (
     RequestStep,
 )
 from core.entries import SamplerEntry, ScheduleEntry
+from core.images.guides import Preprocessor
+from core.models.family import Family
 
 PROJECT = "vitrine"
 
@@ -58,6 +61,18 @@ def readers(place: Place) -> list[Reader]:
     return []
 
 
+@hookspec
+def preprocessors(place: Place) -> list[Preprocessor]:
+    """What a guide is made of, from a picture."""
+    return []
+
+
+@hookspec
+def families(place: Place) -> list[Family]:
+    """Families of checkpoints, recognised by names and shapes; asked before those that ship."""
+    return []
+
+
 # Tensors inside a run, on the engine's thread.
 
 
@@ -70,6 +85,12 @@ def samplers(place: Place) -> list[SamplerEntry]:
 @hookspec
 def schedules(place: Place) -> list[ScheduleEntry]:
     """Spacings of noise levels, by name; imported when first asked for."""
+    return []
+
+
+@hookspec
+def adapter_kinds(place: Place) -> list[AdapterKind]:
+    """Further ways to store what a LoRA adds to weights; imported when a file holds one."""
     return []
 
 
@@ -95,8 +116,11 @@ CORE_HOOKS: dict[str, type] = {
     "request_steps": RequestStep,
     "finishers": Finisher,
     "readers": Reader,
+    "preprocessors": Preprocessor,
+    "families": Family,
     "samplers": SamplerEntry,
     "schedules": ScheduleEntry,
+    "adapter_kinds": AdapterKind,
     "attention_wrappers": AttentionWrapper,
     "combine_wrappers": CombineWrapper,
     "denoiser_wrappers": DenoiserWrapper,

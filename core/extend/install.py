@@ -26,10 +26,11 @@ from core.extend.kept import write_whole
 from core.extend.loader import MODULE, NAME
 from core.extend.requirements import asked_for, installed_versions, missing
 from core.extend.scan import BRIDGED, is_a1111, scanned, write_shim
-from core.extend.sources import check_tree, fetched, unpacked
+from core.extend.sources import check_tree, fetched, has_git, unpacked
 
 STAGED = 8
 """Downloads that wait for a yes; the oldest goes first."""
+NO_GIT = "as the archive that its host offers, for there is no git on this machine"
 MOST_DIFF = 200_000
 """Letters of a diff that are shown."""
 
@@ -68,6 +69,8 @@ class Staged:
     """What differs from what is installed under its name."""
     tier: tuple[str, ...] = ()
     """Of an extension of AUTOMATIC1111's: what would work here, and what not."""
+    note: str = ""
+    """How it came, where that was not the usual way."""
 
 
 class Installer:
@@ -104,8 +107,9 @@ class Installer:
         """
         into = self._fresh()
         with self._swept(into):
+            note = "" if has_git() else NO_GIT
             commit = fetched(url, into, self._hosts)
-            return self._stage(into, _name_of(urlsplit(url).path), url, commit)
+            return self._stage(into, _name_of(urlsplit(url).path), url, commit, note)
 
     def look_into(self, data: bytes, filename: str) -> Staged:
         """The same for a zip."""
@@ -185,7 +189,7 @@ class Installer:
             for place in (self.folder / name, self._previous / name):
                 shutil.rmtree(place, ignore_errors=True)
 
-    def _stage(self, tree: Path, name: str, source: str, commit: str) -> Staged:
+    def _stage(self, tree: Path, name: str, source: str, commit: str, note: str = "") -> Staged:
         problems: list[str] = []
         said = About()
         try:
@@ -220,6 +224,7 @@ class Installer:
             replaces=self.pins().get(name),
             diff=_diff(self.folder / name, tree) if (self.folder / name).is_dir() else "",
             tier=tier,
+            note=note,
         )
         with self._lock:
             self._staged[staged.id] = staged

@@ -175,7 +175,8 @@ def extended(registry: Registry, more: Loaded) -> Registry:
         for value in values:
             if value.name in shelf:
                 raise ExtensionError(f"{name}: there is something named {value.name!r} already")
-            settings = getattr(value, "settings", None)
+            # Those of a guide travel with the guide, not in the extras.
+            settings = None if hook == "preprocessors" else getattr(value, "settings", None)
             if settings is not None and kinds.setdefault(value.name, settings) is not settings:
                 raise ExtensionError(
                     f"{name}: {value.name!r} has two kinds of settings; give it another name"

@@ -85,8 +85,8 @@ def fetched(url: str, into: Path, hosts: Collection[str] = ()) -> str:
         ExtensionError: the address, the server or the files are not what they should be.
     """
     url, number = checked_url(url, hosts)
-    if shutil.which("git") is None:
-        return unpacked(_downloaded(_archive(url)), into)
+    if not has_git():
+        return unpacked(_archived(url), into)
     parts = urlsplit(url)
     pinned = f"http.curloptResolve={parts.hostname}:{parts.port or 443}:{number}"
     options = ["--depth=1", "--no-tags", "--single-branch", "--no-recurse-submodules"]
@@ -228,15 +228,35 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _archive(url: str) -> str:
-    """Where a git host offers the newest files as a zip, for machines without git."""
+def has_git() -> bool:
+    return shutil.which("git") is not None
+
+
+def archives(url: str) -> tuple[str, ...]:
+    """Where hosts of repositories offer the newest files as a zip: GitHub, else as GitLab does,
+    else as Gitea and Forgejo do."""
     parts = urlsplit(url)
     path = parts.path.strip("/").removesuffix(".git")
-    if parts.hostname == "github.com" and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        return f"https://codeload.github.com/{path}/zip/HEAD"
-    if parts.hostname == "gitlab.com" and re.fullmatch(r"[\w./-]+", path):
-        return f"https://gitlab.com/{path}/-/archive/HEAD/extension.zip"
-    raise ExtensionError("there is no git on this machine; install it, or give a zip")
+    if not re.fullmatch(r"[\w.~-]+(?:/[\w.~-]+)*", path):
+        return ()
+    if parts.hostname == "github.com":
+        return (f"https://codeload.github.com/{path}/zip/HEAD",)
+    whole = f"https://{parts.netloc}/{path}"
+    return (f"{whole}/-/archive/HEAD/extension.zip", f"{whole}/archive/HEAD.zip")
+
+
+def _archived(url: str) -> bytes:
+    """The zip that the host of a repository offers, for machines without git."""
+    said = ""
+    for place in archives(url):
+        try:
+            return _downloaded(place)
+        except ExtensionError as error:
+            said = f" ({error})"
+    raise ExtensionError(
+        "there is no git on this machine, and no archive at that address; "
+        f"install git, or give a zip{said}"
+    )
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

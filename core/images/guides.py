@@ -1,6 +1,7 @@
-"""What is made of a picture before it guides a run: edges, lines, colours, depth. No weights, no
-torch; the same picture and settings give the same guide, so the page can show it beforehand.
+"""What is made of a picture before it guides a run: edges, lines, colours, depth, poses. No torch;
+the same picture and settings give the same guide, so the page can show it beforehand.
 
+Most need no weights. Those that do ask `Estimates` first, and what it is made of is not known here.
 Where a guide is transparent the network is told to invent (the inpainting ControlNet's -1).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,35 @@ from PIL import Image, ImageFilter
 from core.errors import RequestError, named
 from core.images.edges import canny, gradients
 from core.images.pixels import in_rgb
+from core.images.poses import Person, drawn
 from core.request import Json, read_json
 
 Levels: TypeAlias = NDArray[np.uint8]
 Make: TypeAlias = Callable[[Image.Image, Any, Image.Image | None], Image.Image]
-"""(RGB picture, settings, mask of mode L and its size or None) -> guide of the same size."""
+"""(RGB picture, settings, mask of mode L and its size or None) -> guide of the same size.
+
+One that asks a network is given what that said of the picture in its place.
+"""
+
+
+class Estimates(Protocol):
+    """Networks that say something of a picture. For the engine's thread alone.
+
+    Files are named as in the catalog; "" is the first that there is. Both raise RequestError where
+    there is none, with what is wanted and where it belongs, and FileError for a damaged one.
+    """
+
+    def depth(self, picture: Image.Image, estimator: str) -> Image.Image:
+        """As large as the picture, of mode F: 0 is the farthest, 255 the nearest."""
+
+    def people(
+        self, picture: Image.Image, estimator: str, detector: str, sure: float
+    ) -> tuple[Person, ...]:
+        """All that are seen; points that are less sure (0 to 1) than `sure` are left out."""
+
+
+Ask: TypeAlias = Callable[[Estimates, Image.Image, Any], Image.Image]
+"""(networks, RGB picture, settings) -> what a guide is made of."""
 
 
 def number(default: float, low: float, high: float, step: float, label: str, help: str) -> Any:
@@ -35,6 +60,12 @@ def switch(default: bool, label: str, help: str) -> Any:
     """A field that is on or off."""
     words = {"low": None, "high": None, "step": None, "label": label, "help": help, "choices": ()}
     return field(default=default, metadata=words)
+
+
+def model(kind: str, label: str, help: str) -> Any:
+    """A field that names a model of a kind in the catalog; "": the first there is."""
+    words = {"low": None, "high": None, "step": None, "label": label, "help": help, "choices": ()}
+    return field(default="", metadata={**words, "kind": kind})
 
 
 @dataclass(frozen=True)
@@ -93,9 +124,33 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class EstimatedDepth:
+    estimator: str = model("depth estimator", "Estimator", "A folder in models/Depth.")
+    near_cut: float = number(0, 0, 49, 1, "Cut near", "Percent of the nearest shown as white.")
+    far_cut: float = number(0, 0, 49, 1, "Cut far", "Percent of the farthest shown as black.")
+    far_is_white: bool = switch(False, "Far is white", "For a guide trained the other way round.")
+
+
+@dataclass(frozen=True)
 class Normals:
     strength: float = number(4.0, 0.1, 64, 0.1, "Relief", "How steep the depths are taken.")
     background: int = number(0, 0, 255, 1, "Background", "Depths below this count as flat.")
+
+
+@dataclass(frozen=True)
+class EstimatedNormals(Normals):
+    estimator: str = model("depth estimator", "Estimator", "A folder in models/Depth.")
+
+
+@dataclass(frozen=True)
+class Pose:
+    estimator: str = model("pose estimator", "Estimator", "A folder in models/Pose.")
+    detector: str = model(
+        "detector of people",
+        "Who finds people",
+        'A folder in models/Detection, or "whole picture" where one person fills it.',
+    )
+    sure: float = number(0.3, 0, 1, 0.01, "Certainty", "Less certain points are not drawn.")
 
 
 @dataclass(frozen=True)
@@ -107,12 +162,27 @@ class Preprocessor:
     help: str
     settings: type
     make: Make
+    ask: Ask | None = None
+    """What networks are asked first; None: nothing."""
 
     def __call__(
-        self, picture: Image.Image, settings: Any, mask: Image.Image | None = None
+        self,
+        picture: Image.Image,
+        settings: Any,
+        mask: Image.Image | None = None,
+        estimates: Estimates | None = None,
     ) -> Image.Image:
-        """The guide: RGB, or RGBA where something is to be invented; as large as the picture."""
-        return self.make(in_rgb(picture), settings, mask)
+        """The guide: RGB, or RGBA where something is to be invented; as large as the picture.
+
+        Raises:
+            RequestError, FileError: as `make` and, where a network is asked, `Estimates`.
+        """
+        rgb = in_rgb(picture)
+        if self.ask is None:
+            return self.make(rgb, settings, mask)
+        if estimates is None:
+            raise RequestError(f"{self.title} needs a network, and none is at hand here")
+        return self.make(self.ask(estimates, rgb, settings), settings, mask)
 
     def checked(self, values: Mapping[str, Json], where: str = "settings.") -> Any:
         """Settings of its kind.
@@ -125,16 +195,29 @@ class Preprocessor:
             value, low, high = getattr(settings, one.name), *map(one.metadata.get, ("low", "high"))
             if low is not None and not low <= value <= high:
                 raise RequestError(
-                    f"{self.title}: {one.metadata['label'].lower()} must lie between {low:g} and "
+                    f"{self.title}: {label(one).lower()} must lie between {low:g} and "
                     f"{high:g}, not {value}",
                     where + one.name,
                 )
         return settings
 
 
-def preprocessor(name: str, where: str = "preprocessor") -> Preprocessor:
-    """By name. Raises RequestError naming all there are."""
-    return named(PREPROCESSORS, name, "preprocessor", where)
+def label(field: dataclasses.Field[Any]) -> str:
+    """What a setting is called on the page."""
+    return field.metadata.get("label") or field.name.replace("_", " ").capitalize()
+
+
+def preprocessor(
+    name: str,
+    where: str = "preprocessor",
+    there: Mapping[str, Preprocessor] | None = None,
+) -> Preprocessor:
+    """By name, among those that are there; None: those that ship.
+
+    Raises:
+        RequestError: there is none of that name; all are named.
+    """
+    return named(PREPROCESSORS if there is None else there, name, "preprocessor", where)
 
 
 def _as_it_is(picture: Image.Image, settings: Any, mask: Image.Image | None) -> Image.Image:
@@ -206,8 +289,10 @@ def _hidden(picture: Image.Image, settings: Any, mask: Image.Image | None) -> Im
     return guide
 
 
-def _depth(picture: Image.Image, settings: Depth, mask: Image.Image | None) -> Image.Image:
-    levels = _grey(picture).astype(np.float32)
+def _depth(
+    picture: Image.Image, settings: Depth | EstimatedDepth, mask: Image.Image | None
+) -> Image.Image:
+    levels = _depths(picture)
     if settings.far_is_white:
         levels = 255 - levels
     far, near = np.percentile(levels, (settings.far_cut, 100 - settings.near_cut))
@@ -216,13 +301,28 @@ def _depth(picture: Image.Image, settings: Depth, mask: Image.Image | None) -> I
 
 def _normals(picture: Image.Image, settings: Normals, mask: Image.Image | None) -> Image.Image:
     """Red faces left, green up, blue the viewer: ControlNet 1.1's colours."""
-    levels = _grey(picture)
-    across, down = (slope / 8 for slope in gradients(levels.astype(np.float32)))
+    levels = _depths(picture)
+    across, down = (slope / 8 for slope in gradients(levels))
     flat = levels < settings.background
     left, up = (np.where(flat, 0, slope) * settings.strength / 16 for slope in (across, down))
     faces = np.stack((left, up, np.ones_like(left)), axis=-1)
     faces /= np.linalg.norm(faces, axis=-1, keepdims=True)
     return Image.fromarray(_rounded(faces * 127.5 + 127.5))
+
+
+def _depth_of(estimates: Estimates, picture: Image.Image, settings: Any) -> Image.Image:
+    return estimates.depth(picture, settings.estimator)
+
+
+def _figures_in(estimates: Estimates, picture: Image.Image, settings: Pose) -> Image.Image:
+    found = estimates.people(picture, settings.estimator, settings.detector, settings.sure)
+    return drawn(found, picture.size)
+
+
+def _depths(picture: Image.Image) -> NDArray[np.float32]:
+    """(H W), 0 to 255: a map that was drawn has whole levels, an estimated one has not."""
+    levels = np.asarray(picture) if picture.mode == "F" else _grey(picture)
+    return levels.astype(np.float32)
 
 
 def _grey(picture: Image.Image) -> Levels:
@@ -281,6 +381,30 @@ _ALL = (
         "Which way each place of a depth map faces.",
         Normals,
         _normals,
+    ),
+    Preprocessor(
+        "estimated_depth",
+        "Depth, estimated",
+        "A network of models/Depth says how near each place is; near is white.",
+        EstimatedDepth,
+        _depth,
+        _depth_of,
+    ),
+    Preprocessor(
+        "estimated_normals",
+        "Normals, estimated",
+        "Which way each place faces, by what a network of models/Depth says.",
+        EstimatedNormals,
+        _normals,
+        _depth_of,
+    ),
+    Preprocessor(
+        "pose",
+        "Pose",
+        "Stick figures of the people; networks of models/Pose and models/Detection find them.",
+        Pose,
+        _as_it_is,
+        _figures_in,
     ),
 )
 PREPROCESSORS: Mapping[str, Preprocessor] = {one.name: one for one in _ALL}

@@ -5,12 +5,13 @@ Torch-free, so the page can show a guide before anything runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from core.errors import RequestError
-from core.images.guides import preprocessor
+from core.images.guides import Estimates, Preprocessor, preprocessor
 from core.images.inputs import Inputs
 from core.images.masks import prepared as prepared_mask
 from core.images.pixels import in_rgb
@@ -28,17 +29,23 @@ class Scene:
     """Pixels that are painted."""
     height: int
     begun: Prepared | None = None
+    estimates: Estimates | None = None
+    """Networks that may be asked of a picture; None: there are none at hand."""
+    preprocessors: Mapping[str, Preprocessor] | None = None
+    """What makes guides; None: what ships."""
 
     def guide(self, use: ControlUse, where: str = "controls") -> Image.Image:
         """RGB, or RGBA where the network is to invent; `width` × `height`.
 
         Raises:
-            RequestError: a picture or mask is missing; a preprocessor or its setting is unknown.
+            RequestError: a picture, mask or network is missing; a preprocessor or its setting is
+                unknown.
+            FileError: a network's file is damaged.
         """
-        one = preprocessor(use.preprocessor, f"{where}.preprocessor")
+        one = preprocessor(use.preprocessor, f"{where}.preprocessor", self.preprocessors)
         settings = one.checked(use.settings, f"{where}.settings.")
         hidden = self.hidden(use) if use.preprocessor == "inpaint" else None
-        return one(self.picture(use, where), settings, hidden)
+        return one(self.picture(use, where), settings, hidden, self.estimates)
 
     def picture(self, use: ControlUse, where: str = "controls") -> Image.Image:
         """What the guide is made of: RGB, `width` × `height`."""

@@ -63,6 +63,8 @@ class Hashes:
     embeddings: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     """Those of a refiner and a second pass."""
+    guides: Mapping[str, str] = field(default_factory=dict)
+    """By name: the eight digits that A1111's ControlNet extension calls a file by."""
 
     def named(self, request: GenerationRequest) -> dict[str, str]:
         """ "vae:NAME" and the like -> hash of the file, for the capsule."""
@@ -117,7 +119,7 @@ def written(
         **_schedule_fields(request, sampler, registry),
         **_option_fields(request, sampler),
         **_refine_fields(request, hashes),
-        **control_fields(request),
+        **control_fields(request, hashes.guides),
     }
     if not isinstance(request.schedule, str):
         fields["Sigmas"] = " ".join(_number(sigma) for sigma in request.schedule)

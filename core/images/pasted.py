@@ -13,6 +13,7 @@ from pathlib import PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from core.errors import RequestError
+from core.images.control_text import control_uses
 from core.images.grammar import OPTIONS, UNNAMED_SCHEDULES, read
 from core.request import (
     MAX_SEED,
@@ -109,6 +110,7 @@ def request_from(
     values |= _enlarge(left, registry, checkpoints, notes)
     values |= _refine(left, checkpoints, notes)
     values |= _hypernets(left)
+    values["controls"] = control_uses(left, registry.preprocessors, notes)
     if left.get("Tiling") == "True":
         values["tiling"] = bool(left.pop("Tiling"))
     said = ((k, v) for k, v in left.items() if k not in SILENT and (k, v) not in SAYS_NOTHING)

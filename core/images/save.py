@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from core.errors import FileError, RequestError, VitrineError
-from core.events import Event, ImageDone, Loaded, Note, Started, Step
+from core.events import Event, ImageDone, Loaded, Note, Started, Step, loaded_in
 from core.images import infotext, patterns
 from core.images.capsule import Capsule, encoded
 from core.images.formats import Kind
@@ -136,8 +136,8 @@ class Run:
     def hear(self, event: Event) -> None:
         if isinstance(event, Started):
             self.request = event.request
-        if isinstance(event, Loaded) and self.loaded is None:
-            self.loaded = event  # a refiner or a second pass may load another one later
+        known: tuple[Event, ...] = () if self.loaded is None else (self.loaded,)
+        self.loaded = loaded_in((*known, event))
         if isinstance(event, Step):
             self.sigmas |= dict.fromkeys(event.images, event.sigmas)
 
@@ -250,7 +250,9 @@ def _encoded(event: ImageDone, run: Run) -> Encoded:
             dtype=loaded.dtype,
             finished=event.finished,
             sigmas=run.sigmas.pop(event.index, ()),
-            versions={"program": infotext.VERSION} | {n: version(n) for n in ("torch", "pillow")},
+            versions={"program": infotext.VERSION}
+            | {n: version(n) for n in ("torch", "pillow")}
+            | ({"kernels": loaded.kernels} if loaded.kernels else {}),
             hashes=hashes.named(event.request),
         )
     kind, ending = ENDINGS[run.options.format]

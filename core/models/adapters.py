@@ -5,10 +5,11 @@ Torch is imported when a file is read, not before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.adapters.kinds import KINDS, AdapterKind
 from core.adapters.names import role_of
 from core.errors import AdapterError, FileError
 from core.models.files import Header, TensorInfo, read_tensors
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from core.models.checkpoint import Checkpoint
 
 
-def read_lora(path: Path, name: str | None = None) -> Lora:
+def read_lora(path: Path, name: str | None = None, kinds: Sequence[AdapterKind] = KINDS) -> Lora:
     """The LoRA in a file, of any kind and spelling, its tensors on the CPU as they are stored.
 
     Args:
         name: what errors and reports call it; None: the file's stem.
+        kinds: of LoRA, that are known.
 
     Raises:
         FileError: no such file, cut off, inconsistent, asks for code to be run, or another kind.
@@ -37,12 +39,12 @@ def read_lora(path: Path, name: str | None = None) -> Lora:
     from core.adapters.lora import lora
 
     header = read_file_header(path)
-    if not any(role_of(key) for key in header.tensors):
+    if not any(role_of(key, kinds) for key in header.tensors):
         if problem := misplaced(header, Kind.LORA):
             raise FileError(problem)
         few = ", ".join(sorted(header.tensors)[:3]) or "none"
         raise AdapterError(f"{path.name} is no LoRA; its first tensors are: {few}")
-    return lora(name or path.stem, tensors_of(header), header.metadata)
+    return lora(name or path.stem, tensors_of(header), header.metadata, kinds)
 
 
 def read_hypernetwork(path: Path, name: str | None = None) -> Hypernetwork:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from core.adapters.hypernetwork import Hypernetwork, check_fits, hypernetwork_sources
+from core.adapters.kinds import KINDS, AdapterKind
 from core.adapters.lora import Lora
 from core.adapters.patch import Applied, Use
 from core.models.adapters import read_hypernetwork, read_lora
@@ -30,16 +31,18 @@ class Adapting:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._shelf = Shelf(catalog)
-        self._files: OrderedDict[tuple[Path, int, int], object] = OrderedDict()
+        self._files: OrderedDict[tuple[Path, int, int, Hashable], object] = OrderedDict()
 
-    def put_on(self, model: Checkpoint, uses: Sequence[LoraUse]) -> tuple[Applied, ...]:
-        """The model has just these LoRAs from now on; the same again cost nothing.
+    def put_on(
+        self, model: Checkpoint, uses: Sequence[LoraUse], kinds: Sequence[AdapterKind] = KINDS
+    ) -> tuple[Applied, ...]:
+        """The model has just these LoRAs, of these kinds, from now on; the same again cost nothing.
 
         Raises:
             RequestError, FileError, AdapterError: one is not there or does not fit; the model then
                 is as it came, without any.
         """
-        return model.wear([self._use(use) for use in uses])
+        return model.wear([self._use(use, kinds) for use in uses])
 
     def attending(self, model: Checkpoint, uses: Sequence[HypernetUse]) -> Attending:
         """How the U-Net attends with these hypernetworks.
@@ -83,19 +86,22 @@ class Adapting:
         }
         return tuple(files[name] for name in names)
 
-    def _use(self, use: LoraUse) -> Use:
+    def _use(self, use: LoraUse, kinds: Sequence[AdapterKind]) -> Use:
         file = self._catalog.file(Kind.LORA, use.name, "prompt")
-        lora: Lora = self._remembered(file.path, lambda path: read_lora(path, file.name))
+        kinds = tuple(kinds)
+        lora: Lora = self._remembered(
+            file.path, lambda path: read_lora(path, file.name, kinds), kinds
+        )
         return Use(lora, use.weight, use.text_weight, use.blocks)
 
     def _hypernet(self, name: str) -> Hypernetwork:
         file = self._catalog.file(Kind.HYPERNETWORK, name, "prompt")
         return self._remembered(file.path, lambda path: read_hypernetwork(path, file.name))
 
-    def _remembered(self, path: Path, read: Callable[[Path], T]) -> T:
-        """What `read` makes of a file, once for each version of it."""
+    def _remembered(self, path: Path, read: Callable[[Path], T], how: Hashable = None) -> T:
+        """What `read` makes of a file, once for each version of it and each way to read it."""
         stat = path.stat()
-        key = path, stat.st_size, stat.st_mtime_ns
+        key = path, stat.st_size, stat.st_mtime_ns, how
         if key not in self._files:
             self._files[key] = read(path)
         self._files.move_to_end(key)

@@ -6,13 +6,15 @@ Each look finds what is there now; what was read of a file is remembered, also o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
-from core.errors import Cancelled, FileError
+from core.errors import Cancelled, FileError, named
 from core.models.background import Background
 from core.models.describe import NO_EMBEDDING, Facts, facts_of_json, read_facts
+from core.models.estimators import WHOLE_PICTURE, settled
 from core.models.families import FAMILIES
 from core.models.family import Card, Family, card_of
 from core.models.folders import Found, folders, found_in
@@ -21,10 +23,21 @@ from core.models.names import chosen
 from core.models.remembered import HashKind, Remembered
 from core.settings import Settings
 
-__all__ = ["FAMILIES", "Catalog", "CheckpointFile", "Kind", "ModelFile", "VAEFile"]
+__all__ = [
+    "FAMILIES",
+    "WHOLE_PICTURE",
+    "Catalog",
+    "CheckpointFile",
+    "Kind",
+    "ModelFile",
+    "VAEFile",
+    "settled",
+]
 
-SHIPPED_BESIDE = {Kind.LORA: "loras", Kind.EMBEDDING: "embeddings"}
+SHIPPED_BESIDE = {Kind.LORA: "loras", Kind.EMBEDDING: "embeddings", Kind.CONTROLNET: "guides"}
 """Folders beside the checkpoint that ships."""
+Version: TypeAlias = tuple[Path, int, float]
+"""A file as it was: path, bytes, time."""
 POCKET = Path(__file__).parents[1] / "pocket" / "pocket.safetensors"
 
 
@@ -88,6 +101,17 @@ class CheckpointFile:
         return f"{self.name} ({self.family.title})"
 
     @property
+    def version(self) -> Version:
+        """Of a folder, that of all its files."""
+        assert self.file is not None  # it comes from the catalog
+        return self.path, self.file.size, self.file.modified
+
+    @property
+    def bytes(self) -> int:
+        """On disk."""
+        return 0 if self.file is None else self.file.size
+
+    @property
     def size(self) -> int:
         """Pixels on each side that it paints best."""
         return self.card.size or self.family.size
@@ -125,13 +149,30 @@ class VAEFile:
 class Catalog:
     """Finds models of every kind. Thread-safe."""
 
-    def __init__(self, settings: Settings, shipped: Path = POCKET) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shipped: Path = POCKET,
+        families: Sequence[Family] = FAMILIES,
+    ) -> None:
+        """
+        Args:
+            families: those that are known; a checkpoint is of the first that takes it.
+        """
         self._settings = settings
         self._shipped = shipped
+        self.families = tuple(families)
         self._remembered = Remembered(settings.data_dir / "catalog.sqlite3")
         self._known: dict[tuple[Kind, Path], tuple[str, Facts]] = {}
         self._lock = threading.Lock()
         self._background = Background(self._read_all, self._unhashed, self._hashed_for_background)
+
+    def know(self, families: Sequence[Family]) -> None:
+        """Other families from now on; what a checkpoint is, is looked up anew."""
+        if tuple(families) != self.families:
+            with self._lock:
+                self.families = tuple(families)
+                self._known.clear()
 
     # Any kind
 
@@ -321,7 +362,7 @@ class Catalog:
         return list(ordered.values())
 
     def _shipped_of(self, kind: Kind) -> list[Path]:
-        """What comes with the house: a checkpoint, and beside it a LoRA and an embedding for it."""
+        """What comes with the house: a checkpoint, and beside it small files for it."""
         if kind is Kind.CHECKPOINT:
             return [self._shipped] if self._shipped.exists() else []
         folder = SHIPPED_BESIDE.get(kind)
@@ -360,14 +401,18 @@ class Catalog:
             known = self._known.get(key)
         if known is not None and known[0] == found.stamp:
             return known[1]
+        families = self.families
         stamp = f"{found.kind} {found.stamp}"
+        if found.kind is Kind.CHECKPOINT and families != FAMILIES:
+            stamp += " " + " ".join(family.name for family in families)
         stored = self._remembered.facts(found.path, stamp)
         facts = None if stored is None else facts_of_json(stored)
         if facts is None:
-            facts = read_facts(found)
+            facts = read_facts(found, families)
             self._remembered.remember_facts(found.path, stamp, facts.as_json())
         with self._lock:
-            self._known[key] = found.stamp, facts
+            if families == self.families:
+                self._known[key] = found.stamp, facts
         return facts
 
     def _checkpoints(self) -> list[CheckpointFile]:
@@ -380,7 +425,7 @@ class Catalog:
 
     def _checkpoint(self, file: ModelFile) -> CheckpointFile:
         facts = file.facts
-        family = next(family for family in FAMILIES if family.name == facts.base)
+        family = named({one.name: one for one in self.families}, facts.base, "family")
         return CheckpointFile(
             name=file.name,
             path=file.path,
@@ -399,7 +444,7 @@ class Catalog:
             c
             for c in whole
             if not c.lacks
-            and c.family is wanting.family
+            and c.family.fits == wanting.family.fits
             and c.path != self._shipped
             and c.file is not None
             and c.file.facts.text_width == wanting.file.facts.context

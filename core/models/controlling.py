@@ -31,6 +31,7 @@ from core.models.depth import (
     normalised_depth,
     read_depth_estimator,
 )
+from core.models.estimating import Estimating
 from core.models.files import SENSELESS
 from core.models.image_encoders import ImageEncoder, encoder_facts, read_image_encoder
 from core.models.layouts import read_file_header, read_model_header
@@ -110,6 +111,7 @@ class Controlling:
         self._catalog = catalog
         self._placing = placing
         self._kept: OrderedDict[Hashable, object] = OrderedDict()
+        self.estimating = Estimating(catalog, placing, self._remembered)
 
     def guides(
         self, model: Checkpoint, uses: Sequence[tuple[int, ControlUse]], scene: Scene
@@ -121,6 +123,7 @@ class Controlling:
         Raises:
             RequestError, FileError, AdapterError: a file or picture is not there, or does not fit.
         """
+        scene = replace(scene, estimates=self.estimating)
         return tuple(self._timed(model, use, scene, f"controls[{n}]") for n, use in uses)
 
     def depth(self, model: Checkpoint, start: StartImage, scene: Scene) -> Tensor:
@@ -235,7 +238,7 @@ class Controlling:
             return network
 
         file: GuideFile = read_guide_file(path)
-        base = model.fingerprint if file.is_difference else None
+        base = model.version if file.is_difference else None
         return self._remembered((_version(path), unet.config, model.dtype, base), read)
 
     def _encoder(

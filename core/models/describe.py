@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from core.errors import FileError
 from core.models.families import FAMILIES
-from core.models.family import CONFIG_KEY, UNET, VAE, read_card, recognised
+from core.models.family import CONFIG_KEY, UNET, VAE, Family, read_card, recognised
 from core.models.files import SENSELESS, Header, other_kind
 from core.models.folders import SIDECARS, Found
 from core.models.kinds import Kind, misplaced
@@ -61,6 +61,8 @@ class Facts:
     """Width of the text that a checkpoint's U-Net reads."""
     text_width: int = 0
     """Width of what the text encoders inside give."""
+    preprocessor: str = ""
+    """What makes the pictures that a guide was trained on; a name of `core.images.guides`."""
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -78,13 +80,20 @@ def facts_of_json(text: str) -> Facts | None:
         return None
 
 
-def read_facts(found: Found) -> Facts:
-    """All that headers and sidecars say; what is wrong with the file is among it."""
+def read_facts(found: Found, families: Sequence[Family] = FAMILIES) -> Facts:
+    """All that headers and sidecars say; what is wrong with the file is among it.
+
+    Args:
+        families: a checkpoint is of the first that takes it for its own.
+    """
     sidecar = _sidecars(found)
     if found.kind is Kind.CHECKPOINT:
         del sidecar["base"]  # its own shapes know better
     try:
-        own = _READERS.get(found.kind, _of_adapter)(found)
+        if found.kind is Kind.CHECKPOINT:
+            own = _of_checkpoint(found, families)
+        else:
+            own = _READERS.get(found.kind, _of_adapter)(found)
     except FileError as error:
         own = {"problem": str(error)}
     except OSError as error:
@@ -97,9 +106,9 @@ def read_facts(found: Found) -> Facts:
 # --- checkpoints, VAEs, upscalers ----------------------------------------------------------------
 
 
-def _of_checkpoint(found: Found) -> dict[str, Any]:
+def _of_checkpoint(found: Found, families: Sequence[Family]) -> dict[str, Any]:
     header = read_model_header(found.path)
-    family = recognised(header, FAMILIES)
+    family = recognised(header, families)
     read_card(header)  # raises where it is damaged
     lacks = [] if all(part.prefix(header) for part in family.text) else ["text encoder"]
     if not any(name.startswith(VAE) for name in header.tensors):
@@ -150,6 +159,7 @@ def _of_adapter(found: Found) -> dict[str, Any]:
         "description": header.metadata.get("modelspec.description", "")[:MAX_TEXT],
         "triggers": _said_triggers(header.metadata),
         "tensors_hash": _sha256_or_nothing(header.metadata.get("sshs_model_hash", "")),
+        "preprocessor": _plain(header.metadata.get("vitrine.preprocessor", "")),
     }
 
 
@@ -157,7 +167,6 @@ NO_EMBEDDING = "a picture without an embedding inside"
 """The one problem that is none: pictures may lie among embeddings."""
 
 _READERS: Mapping[Kind, Callable[[Found], dict[str, Any]]] = {
-    Kind.CHECKPOINT: _of_checkpoint,
     Kind.VAE: _of_vae,
     Kind.UPSCALER: _of_upscaler,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -82,6 +82,13 @@ class Family:
     """Whether its files predict eps or v without saying so in their keys."""
     aligned: tuple[float, ...] | None = None
     """Levels of the align-your-steps schedule, where they are its own."""
+    like: str = ""
+    """Name of the family whose LoRAs and guides fit it, where they are not its own."""
+
+    @property
+    def fits(self) -> str:
+        """What is said of LoRAs and guides that are made for it."""
+        return self.like or self.name
 
 
 @dataclass(frozen=True)
@@ -234,7 +241,7 @@ def _count(names: list[str], pattern: str) -> int:
     return count
 
 
-def recognised(header: Header, families: tuple[Family, ...]) -> Family:
+def recognised(header: Header, families: Sequence[Family]) -> Family:
     """The family of a checkpoint.
 
     Raises:

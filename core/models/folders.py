@@ -51,6 +51,9 @@ ENDINGS: Mapping[Kind, tuple[str, ...]] = {
     Kind.CONTROLNET: (".safetensors", ".pth", ".ckpt", ".pt", ".bin"),
     Kind.IMAGE_ENCODER: (".safetensors", ".bin", ".pt"),
     Kind.TINY_VAE: (".safetensors", ".pth", ".pt"),
+    Kind.DEPTH: (".safetensors", ".bin", ".pth", ".pt"),
+    Kind.POSE: (".safetensors", ".bin", ".pth", ".pt"),
+    Kind.DETECTOR: (".safetensors", ".bin", ".pth", ".pt"),
 }
 """Of two files of one stem the one whose ending comes first counts as the plain name."""
 VAE_ENDINGS = tuple(mark + ending for mark in (".vae", "_vae") for ending in _WEIGHTS)

@@ -24,6 +24,12 @@ class Kind(enum.StrEnum):
     """What an IP adapter sees a picture with."""
     TINY_VAE = "tiny VAE"
     """Makes small previews of latents."""
+    DEPTH = "depth estimator"
+    """Says how near each place of a picture is: transformers' file, its config.json beside it."""
+    POSE = "pose estimator"
+    """Says where the parts of a body are; likewise."""
+    DETECTOR = "detector of people"
+    """Says where in a picture people are; likewise."""
 
     @property
     def with_article(self) -> str:
@@ -40,6 +46,9 @@ FOLDERS: Mapping[Kind, tuple[str, ...]] = {
     Kind.CONTROLNET: ("ControlNet", "controlnet", "t2i_adapter", "ipadapter"),
     Kind.IMAGE_ENCODER: ("clip_vision",),
     Kind.TINY_VAE: ("VAE-approx", "vae_approx"),
+    Kind.DEPTH: ("Depth", "depth"),
+    Kind.POSE: ("Pose", "pose"),
+    Kind.DETECTOR: ("Detection", "detection"),
 }
 """A1111's names and ComfyUI's, below the models folder; the first is where a file belongs."""
 

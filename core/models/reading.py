@@ -60,7 +60,7 @@ def read_checkpoint(
     """Yields how far it is, returns the checkpoint. Nothing is kept if it is closed early.
 
     `vae_file` takes the place of the VAE inside. What is missing inside is read from the file's
-    donor. The fingerprint is left open.
+    donor.
 
     Raises:
         FileError: the file is cut off, or tensors are missing; names the first few.
@@ -99,7 +99,7 @@ def read_checkpoint(
             zero_terminal_snr="ztsnr" in header.tensors, aligned=family.aligned or ALIGNED_SD1
         ),
         prediction=_prediction(file, header, network),
-        fingerprint="",
+        version=file.version,
         device=device,
         dtype=dtype,
         vae_dtype=vae_dtype,

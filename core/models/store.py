@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import gc
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -18,7 +16,7 @@ from torch import Tensor
 from core.events import Loading
 from core.images.preview import fit_preview
 from core.models.adapting import Adapting
-from core.models.catalog import Catalog, CheckpointFile
+from core.models.catalog import Catalog, Version
 from core.models.checkpoint import Checkpoint
 from core.models.controlling import Controlling
 from core.models.placing import Placing
@@ -48,7 +46,7 @@ class Store:
         )
         self.dtype = self._precisions.usual(self.device)
         self.adapting = Adapting(catalog)
-        self.placing = Placing(self.device, settings.memory)
+        self.placing = Placing(self.device, settings.memory, tiles=settings.vae_tiles)
         self.controlling = Controlling(catalog, self.placing)
         self._unsaid = _without_effect(settings, self.device)
         self._room = max(1, settings.checkpoints_in_memory)
@@ -67,18 +65,16 @@ class Store:
         file = self._catalog.checkpoint(name)
         vae_file = self._catalog.vae(vae, file)
         key: _Key = (
-            _version(file),
+            file.version,
             None if vae_file is None else _version_of_vae(vae_file.path),
-            None if file.donor is None else _version(file.donor),
+            None if file.donor is None else file.donor.version,
         )
         if key not in self._kept:
-            with self._fingerprint(file) as fingerprint:
-                read = read_checkpoint(file, self.placing, self._precisions, vae_file)
-                checkpoint = yield from read
-                digest = yield from fingerprint()
+            read = read_checkpoint(file, self.placing, self._precisions, vae_file)
+            checkpoint = yield from read
             remarks = checkpoint.remarks + self._unsaid
             self._unsaid = ()  # once is enough
-            self._kept[key] = _Kept(replace(checkpoint, fingerprint=digest, remarks=remarks))
+            self._kept[key] = _Kept(replace(checkpoint, remarks=remarks))
         self._kept.move_to_end(key)
         self._make_room()
         return self._kept[key].checkpoint
@@ -120,36 +116,9 @@ class Store:
         if dropped:
             gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
 
-    @contextlib.contextmanager
-    def _fingerprint(self, file: CheckpointFile) -> Iterator[_Fingerprint]:
-        """The file is hashed beside while it is read; whoever asks waits for the rest."""
-        stopped = threading.Event()
-        progress = [0]
 
-        def goes_on(done: int) -> bool:
-            progress[0] = done
-            return not stopped.is_set()
-
-        def asked() -> Generator[Loading, None, str]:
-            while not future.done():
-                yield Loading("fingerprint", progress[0], size)
-                concurrent.futures.wait([future], timeout=0.1)
-            return future.result()
-
-        size = file.file.size if file.file is not None else 0
-        with concurrent.futures.ThreadPoolExecutor(1, "fingerprint") as pool:
-            future = pool.submit(self._catalog.hashed, file.path, "file", goes_on)
-            try:
-                yield asked
-            finally:
-                stopped.set()
-
-
-_Version: TypeAlias = tuple[Path, int, float]
-"""A file as it was: path, bytes, time."""
-_Key: TypeAlias = tuple[_Version, _Version | None, _Version | None]
+_Key: TypeAlias = tuple[Version, Version | None, Version | None]
 """A checkpoint, the VAE that takes the place of its own, and what lends it the missing parts."""
-_Fingerprint: TypeAlias = Callable[[], Generator[Loading, None, str]]
 
 
 def _without_effect(settings: Settings, device: torch.device) -> tuple[str, ...]:
@@ -159,12 +128,6 @@ def _without_effect(settings: Settings, device: torch.device) -> tuple[str, ...]
     return (f"{settings.memory} has no effect on a CPU: there is one memory for everything",)
 
 
-def _version(file: CheckpointFile) -> _Version:
-    """Of a folder, that of all its files."""
-    assert file.file is not None  # it comes from the catalog
-    return file.path, file.file.size, file.file.modified
-
-
-def _version_of_vae(path: Path) -> _Version:
+def _version_of_vae(path: Path) -> Version:
     stat = path.stat()
     return path, stat.st_size, stat.st_mtime

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.nn import kernels
+from core.nn.blocks import summed
 from core.nn.layers import Conv2d, Linear
 
 
@@ -86,6 +87,8 @@ class GEGLU(nn.Module):
         self.proj = Linear(width, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels.quick(x):
+            return kernels.gated(x, self.proj.weight, self.proj.bias)
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * functional.gelu(gate)
 
@@ -118,9 +121,9 @@ class TransformerBlock(nn.Module):
         self, x: Tensor, context: Tensor, own: Site, cross: Site, attending: Attending
     ) -> Tensor:
         y = self.norm1(x)
-        x = x + self.attn1(y, y, own, attending)
-        x = x + self.attn2(self.norm2(x), context, cross, attending)
-        return x + self.ff(self.norm3(x))
+        x = summed(self.attn1(y, y, own, attending), x)
+        x = summed(self.attn2(self.norm2(x), context, cross, attending), x)
+        return summed(self.ff(self.norm3(x)), x)
 
 
 class SpatialTransformer(nn.Module):
@@ -176,7 +179,7 @@ class SpatialTransformer(nn.Module):
         y = rearrange(y, "b (h w) c -> b c h w", h=h)
         if not self.linear:
             y = self.proj_out(y.contiguous())
-        return x + y
+        return summed(y, x)
 
 
 def naive_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:

@@ -40,8 +40,19 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out else Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        y = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(y)
+        y = summed(normalised(self.in_layers, x), self.emb_layers(embedding)[:, :, None, None])
+        return summed(normalised(self.out_layers, y), self.skip_connection(x))
+
+
+def normalised(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """A norm, a SiLU and a convolution, with no more memory than it takes."""
+    norm, convolution = layers[0], layers[-1]
+    return convolution(functional.silu(norm(x), inplace=not torch.is_grad_enabled()))
+
+
+def summed(fresh: Tensor, x: Tensor) -> Tensor:
+    """fresh + x; without gradients in the memory of `fresh`, which nobody else may hold."""
+    return fresh + x if torch.is_grad_enabled() else fresh.add_(x)
 
 
 class Downsample(nn.Module):

@@ -9,6 +9,9 @@ from torch.nn import functional
 
 from core.nn import kernels
 
+PACKED_FOR = "packed_for"
+"""Attribute of a packed weight: its `kernels.Layout`."""
+
 
 class Linear(nn.Linear):
     """x weightᵀ + bias."""
@@ -37,20 +40,25 @@ class Conv2d(nn.Conv2d):
             padding = (0, 0)
         if self.kernel_size == self.stride == (1, 1) and padding == (0, 0):
             return kernels.pointwise(x, self.weight, self.bias)
-        self._pack()
+        size = tuple(x.shape[2:]) if kernels.size_matters(self.out_channels) else None
+        self._pack(kernels.Layout(size, self.stride, padding) if size else kernels.ANY)  # type: ignore[arg-type]
         return kernels.convolved(x, self.weight, self.bias, self.stride, padding)  # type: ignore[arg-type]
 
     def between(self, x: Tensor) -> Tensor:
         """Of rows that have their neighbours with them, so that only columns are padded; for
-        tensors that are `kernels.quick`, and zeros round them."""
-        self._pack()
+        tensors that are `kernels.quick`, zeros round them, and channels that no size matters to."""
+        self._pack(kernels.ANY)
         padding = self.padding
         assert not isinstance(padding, str)
         return kernels.convolved(x, self.weight, self.bias, (1, 1), (0, padding[1]))
 
-    def _pack(self) -> None:
+    def _pack(self, layout: kernels.Layout) -> None:
+        if self.weight.is_mkldnn and getattr(self.weight, PACKED_FOR) != layout:
+            self._unpack()
         if not self.weight.is_mkldnn:
-            self._put(kernels.packed(self.weight))
+            self._put(kernels.packed(self.weight, layout))
+            # On the weight itself: a LoRA takes it away and brings it back.
+            setattr(self.weight, PACKED_FOR, layout)
 
     def _unpack(self) -> None:
         if self.weight.is_mkldnn:

@@ -24,10 +24,13 @@ WORTH = 2**23
 
 
 def worth_strips(x: Tensor, *layers: Conv2d) -> bool:
-    """Whether (b c h w) is large enough, and all layers pad with zeros."""
+    """Whether (b c h w) is large enough, and all layers can do with strips."""
     size = x[0].numel() * x.element_size()
-    zeros = all(layer.padding_mode == "zeros" for layer in layers)
-    return size >= WORTH and zeros and kernels.quick(x)
+    fitting = all(
+        layer.padding_mode == "zeros" and not kernels.size_matters(layer.out_channels)
+        for layer in layers
+    )
+    return size >= WORTH and fitting and kernels.quick(x)
 
 
 def _strips(x: Tensor) -> Iterator[tuple[int, int]]:

@@ -48,6 +48,7 @@ RICHER = draw.Mix(
 )
 MODEST_NEWER, RICHER_NEWER = replace(MODEST, newer=0.7), replace(RICHER, newer=0.4)
 PAIRED_NEWER = replace(RICHER_NEWER, counts=0.15, pairs=0.34)
+COUPLED = draw.Mix(0.06, 0.1, 0.06, 0.1, 0.1, 0.14, 0.4, newer=0.2)
 EVERYTHING = draw.Mix(0.1, 0.2, 0.15, 0.2, 0.1, 0.12, 0.12)
 
 
@@ -84,6 +85,8 @@ STAGES = (
     Stage(side=128, batch=24, steps=710, rate=7e-4, last_rate=3.5e-4, mix=RICHER_NEWER),
     Stage(side=128, batch=24, steps=120, rate=3.5e-4, last_rate=3.3e-4, mix=PAIRED_NEWER),
     Stage(side=128, batch=24, steps=260, rate=3.3e-4, last_rate=1e-5, mix=PAIRED_NEWER),
+    Stage(side=128, batch=24, steps=1400, rate=6e-4, last_rate=4.5e-4, mix=COUPLED),
+    Stage(side=128, batch=24, steps=450, rate=4.5e-4, last_rate=1e-5, mix=COUPLED),
 )
 READINGS = (
     Reading(steps=3600, rate=1.5e-3, last_rate=3e-5),
@@ -100,7 +103,7 @@ SNR_LIMIT = 5.0
 AVERAGED_EVERY = 4  # steps
 EMA_LIMIT = 0.975  # for so many steps at once
 MEET_EVERY = 12  # steps
-MEETING_POINT = "tcp://127.0.0.1:29517"
+MEETING_POINT = "tcp://127.0.0.1:29519"
 SAVE_EVERY = 150.0  # seconds
 
 

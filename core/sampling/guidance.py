@@ -29,6 +29,8 @@ class Predictions:
 
 
 Combine: TypeAlias = Callable[[Predictions], Tensor]
+Ask: TypeAlias = Callable[[Predictor, Tensor, Tensor, Sequence[Conditioning]], tuple[Tensor, ...]]
+"""(predictor, x, sigma, prompts of one row each) -> the estimate for each, shaped like x."""
 
 
 def classifier_free(cfg_scale: float) -> Combine:
@@ -55,6 +57,7 @@ def guided(
     negative: Conditioning,
     cfg_scale: float,
     combine: Combine,
+    ask: Ask | None = None,
 ) -> Denoiser:
     """A denoiser that asks the network for every prompt and combines the answers.
 
@@ -63,14 +66,16 @@ def guided(
     Args:
         positive: each part of the prompt with its weight; one row of context each.
         negative: one row of context.
+        ask: how the network is asked; None: together.
     """
+    ask = ask or together
     conditionings = [conditioning for conditioning, _ in positive]
     weights = tuple(weight for _, weight in positive)
     alone = cfg_scale == 1 and weights == (1.0,)
     asked = conditionings if alone else [*conditionings, replace(negative, negative=(True,))]
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        answers = _asked_together(predictor, x, sigma, asked)
+        answers = ask(predictor, x, sigma, asked)
         conds = tuple(answers[: len(weights)])
         uncond = None if alone else answers[-1]
         return combine(Predictions(x, sigma, conds, weights, uncond))
@@ -78,12 +83,26 @@ def guided(
     return denoise
 
 
-def _asked_together(
+def together(
     predictor: Predictor, x: Tensor, sigma: Tensor, asked: Sequence[Conditioning]
 ) -> tuple[Tensor, ...]:
     """One network call for all prompts, where their contexts have the same length."""
     if len({conditioning.context.shape[1] for conditioning in asked}) > 1:
-        return tuple(predictor(x, sigma, c.repeated(x.shape[0])) for c in asked)
+        return one_by_one(predictor, x, sigma, asked)
     together = Conditioning.stacked([c.repeated(x.shape[0]) for c in asked])
     answers = predictor(torch.cat([x] * len(asked)), sigma, together)
     return answers.chunk(len(asked))
+
+
+def one_by_one(
+    predictor: Predictor, x: Tensor, sigma: Tensor, asked: Sequence[Conditioning]
+) -> tuple[Tensor, ...]:
+    """A network call for each prompt: less memory, the same answers to rounding."""
+    return tuple(predictor(x, sigma, c.repeated(x.shape[0])) for c in asked)
+
+
+def row_by_row(
+    predictor: Predictor, x: Tensor, sigma: Tensor, asked: Sequence[Conditioning]
+) -> tuple[Tensor, ...]:
+    """A network call for each prompt of each image."""
+    return tuple(torch.cat([predictor(row, sigma, c) for row in x.split(1)]) for c in asked)

@@ -5,7 +5,8 @@ It knows what the encoders' answers mean, not how they come about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,31 @@ from core.text.prompt import Counting, Part, Prompt, read
 from core.text.tokenizer import Chunk, Tokenizer
 
 
+class Encodings:
+    """What an encoder answered lately, as long as its weights stay what they are.
+
+    Args:
+        room: chunks that are remembered; one takes a quarter to half a megabyte.
+    """
+
+    def __init__(self, room: int = 128) -> None:
+        self._room = room
+        self._known: OrderedDict[tuple[object, ...], Encoded] = OrderedDict()
+
+    def of(self, key: tuple[object, ...], read: Callable[[], Encoded]) -> Encoded:
+        """What is known under `key`, or what `read` says now."""
+        if key not in self._known:
+            self._known[key] = read()
+        self._known.move_to_end(key)
+        while len(self._known) > self._room:
+            self._known.popitem(last=False)
+        return self._known[key]
+
+    def forget(self) -> None:
+        """To be called when the encoder's weights change."""
+        self._known.clear()
+
+
 def encode(
     prompt: str,
     negative: str,
@@ -30,6 +56,7 @@ def encode(
     clip_skip: int = 1,
     counting: Counting | None = None,
     vectors: Mapping[str, tuple[Tensor, ...]] | None = None,
+    encodings: Encodings | None = None,
 ) -> tuple[PromptOverTime, PromptOverTime]:
     """Both prompts over `steps` intervals, float32 on the encoder's device, as (1 n d).
 
@@ -38,7 +65,8 @@ def encode(
     encoding never depends on what else is asked for. A negative prompt is never split at AND.
     Without a `tokenizer` one is read from the vocabulary, which takes a tenth of a second.
     Without a `counting` of these intervals one step is counted for each. For a tokenizer that
-    knows embeddings, `vectors` has those of each name: (n d) for each encoder.
+    knows embeddings, `vectors` has those of each name: (n d) for each encoder. `encodings` of
+    earlier calls with this encoder are not made again.
     """
     tokenizer = tokenizer or Tokenizer()
     counting = counting or Counting.evenly(steps)
@@ -53,7 +81,7 @@ def encode(
         for part in parts
     }
     length = max(map(len, chunks.values()))
-    reading = _Reading(encoder, clip_skip, emphasis, vectors or {})
+    reading = _Reading(encoder, clip_skip, emphasis, vectors or {}, encodings or Encodings())
     conditionings = {text: reading.whole(of_text, length) for text, of_text in chunks.items()}
     positive, other = (
         PromptOverTime(
@@ -72,13 +100,15 @@ def _over(prompt: Prompt, steps: int, counting: Counting) -> list[tuple[Part, ..
 
 @dataclass
 class _Reading:
-    """One call's use of an encoder, which remembers the chunks it has seen."""
+    """One call's use of an encoder."""
 
     encoder: Encoder
     clip_skip: int
     emphasis: Emphasis
     vectors: Mapping[str, tuple[Tensor, ...]]
-    seen: dict[tuple[object, ...], Encoded] = field(default_factory=dict)
+    encodings: Encodings
+    own: Encodings = field(default_factory=Encodings)
+    """Of chunks with embeddings: another call may mean other files by their names."""
 
     def whole(self, chunks: tuple[Chunk, ...], length: int) -> Conditioning:
         """`chunks` one after the other, filled up to `length`. The first one's pooled output
@@ -96,13 +126,14 @@ class _Reading:
         return weighed(context, chunk.weights, self.emphasis)
 
     def _encoded(self, chunk: Chunk) -> Encoded:
-        key = (chunk.ids, chunk.embeddings)
-        if key not in self.seen:
+        def read() -> Encoded:
             ids = torch.tensor([chunk.ids], device=self.encoder.device)
             splices = [Splice(start, self.vectors[name]) for start, name in chunk.embeddings]
             told = (ids, self.clip_skip, splices) if splices else (ids, self.clip_skip)
-            self.seen[key] = self.encoder(*told)
-        return self.seen[key]
+            return self.encoder(*told)
+
+        known = self.own if chunk.embeddings else self.encodings
+        return known.of((chunk.ids, chunk.embeddings, self.clip_skip), read)
 
 
 def moved(context: Tensor, empty: Tensor, weights: Iterable[float]) -> Tensor:

@@ -35,14 +35,20 @@ def files_below(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
-def many_jobs(folder: Path, count: int) -> list[tuple[int, float, int, int]]:
-    """(jobs done, MB, files but pictures, threads) after each tenth of `count` tiny jobs."""
+def many_jobs(
+    folder: Path, count: int, checkpoints: tuple[str, ...] = ("tiny",), switches: int = 0
+) -> list[tuple[int, float, int, int]]:
+    """(jobs done, MB, files but pictures, threads) after each tenth of `count` tiny jobs.
+
+    On the way another one of the `checkpoints` is loaded `switches` times.
+    """
     settings = replace(default_settings(folder), trace_quota_mb=1)
     engine = LocalEngine(settings, built_in())
     marks = []
     for number in range(1, count + 1):
         record = Record.STEPS if number % 2 else Record.NOTHING
-        request = replace(TINY, seed=number, record=record)
+        checkpoint = checkpoints[(number - 1) * (switches + 1) // count % len(checkpoints)]
+        request = replace(TINY, checkpoint=checkpoint, seed=number, record=record)
         job = engine.submit(request, f"owner {number % 7}", number % 10 == 0)
         job.wait()
         if job.state is not JobState.FINISHED:

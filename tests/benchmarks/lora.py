@@ -1,96 +1,136 @@
-"""A rank-16 LoRA over SD 1.5's 264 layers, put on and taken off: ours beside diffusers' fuse.
+"""A rank-16 LoRA over SD 1.5's 264 layers, put on and taken off: ours beside diffusers and peft.
 
-    .venv/bin/python -m tests.benchmarks.lora
-
-diffusers fuses with peft, which the house does not install. So its arithmetic stands here beside
-ours, as in its own `fuse_lora` before peft (`LoRACompatibleLinear._fuse_lora`, v0.24): in float32,
-one matrix product, one scaled copy, one sum and one cast for each layer.
+The goal counts `fuse_lora`, that is without reading the file; ours is `Checkpoint.wear`, as every
+run calls it.
 """
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import nn
-
-from core.adapters.changes import LowRank
-from core.adapters.lora import Lora, lora
-from core.adapters.patch import Kept, Patch, Use, layers
-from tests.core.adapters.models import full_size
-from tests.core.models.test_manifests import manifest
+from tests.benchmarks.harness import Asked, Row, has_diffusers, in_child, seconds
 
 
-def models(dtype: torch.dtype) -> dict[str, nn.Module]:
-    """SD 1.5's networks, random."""
-    parts = full_size("sd15")
-    return {name: part.to_empty(device="cpu").to(dtype) for name, part in parts.items()}
+def rows(asked: Asked) -> Iterator[Row]:
+    if asked.short:
+        return
+    from tests.benchmarks.models import written
 
-
-def rank_16() -> Lora:
-    tensors = {
-        key: torch.full(shape, 8.0) if not shape else torch.randn(shape) * 0.01
-        for key, (shape, _) in manifest("lora-kohya-sd15").items()
-    }
-    return lora("rank 16", tensors, {})
-
-
-def fused(parts: dict[str, nn.Module], found: Lora) -> list[tuple[nn.Module, torch.Tensor]]:
-    """diffusers' way; returns what undoes it."""
-    table = layers(parts)
-    undo = []
-    for (name, _), change in found.changes.items():
-        assert isinstance(change, LowRank)
-        module = table[name].module
-        weight = module.weight.data
-        up, down = change.up.float().flatten(1), change.down.float().flatten(1)
-        up = up * change.scale
-        delta = torch.bmm(up[None], down[None])[0].reshape(weight.shape)
-        undo.append((module, weight))
-        module.weight.data = (weight.float() + 1.0 * delta).to(weight.dtype)
-    return undo
-
-
-def timed(what: str, do: Callable[[], object], times: int = 5) -> None:
-    took, worked = [], []
-    for _ in range(times):
-        began, begun = time.perf_counter(), time.process_time()
-        undo = do()
-        took.append(time.perf_counter() - began)
-        worked.append(time.process_time() - begun)
-        if isinstance(undo, Patch):
-            undo.restore()
-        elif isinstance(undo, list):
-            for module, weight in undo:
-                module.weight.data = weight
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{what:26} {min(took):6.3f} s, {min(worked):6.3f} s of processors, at best of {times}; "
-        f"peak so far {peak:.2f} GB"
+    measured = in_child(
+        "lora:compared",
+        file=str(written(asked.folder)),
+        folder=str(asked.folder),
+        rounds=asked.rounds,
+    )
+    difference = measured["difference"]
+    note = "" if difference is None else f"answers differ by {difference:.1e}"
+    exact = "bit for bit" if measured["exact"] else "NOT EXACT"
+    times = {name: seconds(taken, 1) for name, taken in measured["times"].items()}
+    put_on, taken_off = times.get("fuse", ()), times.get("unfuse", ())
+    yield Row("LoRA put on, 264 layers", times["on"], put_on, "CPU s", 1, 0.5, note, measured)
+    theirs = (
+        ""
+        if measured["their_exact"] is None
+        else f"; theirs differs: {not measured['their_exact']}"
+    )
+    yield Row("LoRA taken off", times["off"], unit="CPU s", threads=1, most=0.2, note=exact)
+    if taken_off:
+        yield Row(
+            "LoRA taken off, against unfuse_lora",
+            times["off"],
+            taken_off,
+            "CPU s",
+            1,
+            note=f"{exact}{theirs}",
+        )
+    yield Row(
+        "a step with the LoRA on, against one without",
+        times["with"],
+        times["without"],
+        "CPU s",
+        1,
+        note="both ours, 64²",
     )
 
 
-def main() -> None:
-    found = rank_16()
-    for dtype in (torch.float32, torch.bfloat16):
-        parts = models(dtype)
-        for part in parts.values():
-            for parameter in part.parameters():
-                nn.init.normal_(parameter, 0, 0.02)
-        touched = sum(layers(parts)[name].module.weight.numel() for name, _ in found.changes)
-        size = touched * torch.finfo(dtype).bits / 8 / 2**30
-        print(f"{dtype}: {len(found.changes)} layers, {size:.2f} GB touched")
-        timed("ours", lambda parts=parts: Patch(parts, [Use(found)]))
-        timed("diffusers' fuse", lambda parts=parts: fused(parts, found))
-        timed("ours", lambda parts=parts: Patch(parts, [Use(found)]))
-        kept = Kept(parts)
-        kept.use([Use(found)])
-        timed("ours, the same set again", lambda kept=kept: kept.use([Use(found)]))
-        kept.restore()
+def compared(file: str, folder: str, rounds: int) -> dict[str, Any]:
+    """In a child: seconds of every part, in turns, and whether taking off leaves every bit."""
+    import torch
 
+    from core.adapters.lora import lora
+    from core.adapters.patch import Use
+    from tests.benchmarks import models
+    from tests.benchmarks.harness import alternated
+    from tests.full_size import manifest
 
-if __name__ == "__main__":
+    model = models.ours(Path(file), Path(folder), "float32")
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        key: torch.full(shape, 8.0) if not shape else torch.randn(shape, generator=generator) * 0.01
+        for key, (shape, _) in manifest("lora-kohya-sd15").items()
+    }
+    uses = [Use(lora("rank 16", tensors, {}))]
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 768)
+    timestep = torch.tensor([601.0, 601.0])
+    ids = torch.full((1, 77), 49407)
+
+    def answers() -> tuple[torch.Tensor, torch.Tensor]:
+        return model.network(x, timestep, context), model.text(ids).context
+
     with torch.inference_mode():
-        main()
+        before = answers()
+        works = {
+            "without": answers,
+            "on": lambda: model.wear(uses),
+            "with": answers,
+            "off": lambda: model.wear(()),
+        }
+        pipeline = _pipeline(Path(file), model) if has_diffusers() else None
+        their_before = difference = None
+        if pipeline is not None:
+            their_before = pipeline.unet(x, timestep, context).sample
+            pipeline.load_lora_weights(tensors)
+            both = {"components": ["unet", "text_encoder"]}
+            works["fuse"] = lambda: pipeline.fuse_lora(**both)
+            model.wear(uses)
+            pipeline.fuse_lora(**both)
+            theirs = pipeline.unet(x, timestep, context).sample
+            difference = ((answers()[0] - theirs).abs().max() / theirs.abs().max()).item()
+            works["unfuse"] = lambda: pipeline.unfuse_lora(**both)
+            pipeline.unfuse_lora(**both)
+            model.wear(())
+        times = alternated(works, rounds)
+        exact = all(torch.equal(a, b) for a, b in zip(before, answers(), strict=True))
+        their_exact = None
+        if pipeline is not None:
+            pipeline.unload_lora_weights()
+            their_exact = torch.equal(their_before, pipeline.unet(x, timestep, context).sample)
+    return {
+        "times": {name: [asdict(one) for one in taken] for name, taken in times.items()},
+        "difference": difference,
+        "exact": exact,
+        "their_exact": their_exact,
+    }
+
+
+def _pipeline(file: Path, model: Any) -> Any:
+    """diffusers' pipeline with the same U-Net and text encoder, as far as LoRAs need it."""
+    import torch
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+
+    from tests.benchmarks import models
+
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=copy.deepcopy(model.text.text_model),
+        tokenizer=None,
+        unet=models.diffusers_unet(file, model.network.config, torch.float32),
+        scheduler=PNDMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

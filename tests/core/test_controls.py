@@ -456,7 +456,7 @@ def test_guides_fit_sizes_that_do_not_halve_evenly(
         ({"start": 1.5}, "controls[0].start", "between 0 and 1"),
         ({"picture": None}, "controls[0].picture", "a guide needs a picture"),
         ({"picture": "x"}, "controls[0].picture", "SHA-256"),
-        ({"preprocessor": "pose"}, "controls[0].preprocessor", "no preprocessor named 'pose'"),
+        ({"preprocessor": "x"}, "controls[0].preprocessor", "no preprocessor named 'x'"),
         (
             {"preprocessor": "canny", "settings": {"low": 999}},
             "controls[0].settings.low",

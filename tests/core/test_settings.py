@@ -41,6 +41,7 @@ def test_memory_and_precision_are_read(tmp_path: Path) -> None:
         ("checkpoints_in_ram = -1", RequestError, "whole number from 0"),
         ('precision = "float8"', RequestError, "bfloat16"),
         ('memory = "none"', RequestError, "plenty, medvram, lowvram"),
+        ('vae_tiles = "often"', RequestError, "automatic, always, never"),
         ("models_dir = 3", RequestError, "text in quotes"),
         ("colour = 3", RequestError, "no setting named 'colour'"),
         ("= 3", FileError, "TOML"),

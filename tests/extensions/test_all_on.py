@@ -12,7 +12,7 @@ from core.events import Event, Finished, ImageDone, Step
 from core.generate import House, Progress, generate
 from core.models.catalog import Catalog
 from core.models.store import Store
-from core.request import GenerationRequest
+from core.request import GenerationRequest, Wording
 from core.resolve import submitted
 from core.settings import default_settings
 from tests.extensions.shipped import shipped
@@ -69,6 +69,17 @@ def test_a_run_resumes_at_every_step_bit_for_bit(house: House, sampler: str) -> 
     for step in (event for event in events if isinstance(event, Step)):
         progress = Progress(images=(0,), state=step.state)
         assert np.array_equal(pixels(generate(asked, house, progress=progress)), whole)
+
+
+def test_an_image_with_a_prompt_of_its_own_resumes_as_itself(house: House) -> None:
+    told = (Wording(prompt="a red fox"), Wording(prompt="a blue owl"))
+    asked = request(house, images=2, prompts=told)
+    events = list(generate(asked, house))
+    first, second = (np.asarray(e.image) for e in events if isinstance(e, ImageDone))
+    assert not np.array_equal(first, second)
+    for step in (e for e in events if isinstance(e, Step) and e.images == (1,)):
+        progress = Progress(done=frozenset({0}), images=(1,), state=step.state)
+        assert np.array_equal(pixels(generate(asked, house, progress=progress)), second)
 
 
 def test_each_of_them_changes_the_picture(house: House) -> None:

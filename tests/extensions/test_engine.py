@@ -10,14 +10,15 @@ import pytest
 
 from core.engine.job import JobState
 from core.engine.local import LocalEngine
-from core.errors import ExtensionError, NotFinite
+from core.errors import ExtensionError, NotFinite, RequestError
 from core.events import ImageDone
 from core.extend.house import Extensions
 from core.images.capsule import read_any
 from core.registry import built_in
-from core.request import GenerationRequest
+from core.request import GenerationRequest, Wording
 from core.settings import default_settings
 from tests.core.extend.test_house import write
+from tests.extensions.shipped import shipped
 from tests.tiny import write_sd1
 
 FAILS = """
@@ -100,3 +101,27 @@ def test_settings_are_in_the_picture_and_the_queue_outlives_a_reload(
     house.disable("fails")
     with pytest.raises(Exception, match="no extension named 'fails'"):
         engine.submit(asked("well"))
+
+
+def test_each_image_of_a_request_carries_its_own_prompt(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    """Pixel for pixel what its own request makes, and that is in the file."""
+    engine.adopt(shipped(tmp_path / "other").registry)
+    extras = {"wildcards": {}, "film_grain": {}}
+    asked_for = replace(ASKED, prompt="a {red|blue|green|grey} fox", images=4, extras=extras)
+    job = engine.submit(asked_for)
+    assert job.wait(120) and job.error is None
+    made = [event for event in job.events() if isinstance(event, ImageDone)]
+    told = [done.request.prompt for done in made]
+    assert len(made) == 4 and len(set(told)) > 1 and all("{" not in text for text in told)
+    for done in made:
+        assert done.path is not None and not done.request.prompts
+        recipe = read_any(done.path, engine.registry, {"tiny"}).request
+        assert recipe is not None and recipe.prompt == done.request.prompt
+        again = engine.submit(recipe)
+        assert again.wait(120)
+        (same,) = (event for event in again.events() if isinstance(event, ImageDone))
+        assert same.image.tobytes() == done.image.tobytes()
+    with pytest.raises(RequestError, match="there are 1 prompts for 2 images"):
+        engine.submit(replace(ASKED, images=2, prompts=(Wording(prompt="one"),)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,17 @@ def test_a_request_holds_what_was_drawn_from_its_seed(tmp_path: Path) -> None:
     unknown = GenerationRequest(prompt="__nobody__", seed=1, extras=request.extras)
     with pytest.raises(RequestError, match=r"no list named 'nobody'; there are: .*colour.*mood"):
         registry.stepped(unknown)
+
+
+def test_each_image_is_told_what_its_own_seed_draws(tmp_path: Path) -> None:
+    registry = shipped(tmp_path).registry
+    extras = registry.checked({"wildcards": {}})
+    text = "a {red|blue|green|grey} fox"
+    many = GenerationRequest(prompt=text, seed=5, images=8, extras=extras)
+    drawn_at_once = registry.stepped(many)
+    assert registry.stepped(drawn_at_once) == drawn_at_once
+    alone = [registry.stepped(replace(many, seed=5 + n, images=1)).prompt for n in range(8)]
+    assert [told.prompt for told in drawn_at_once.prompts] == alone
+    assert len(set(alone)) > 1 and drawn_at_once.prompt == alone[0]
+    plain = GenerationRequest(prompt="a fox", seed=5, images=8, extras=extras)
+    assert registry.stepped(plain) == plain

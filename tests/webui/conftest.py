@@ -36,11 +36,11 @@ def browser_type_launch_args() -> dict[str, Any]:
     }
 
 
-def served(engine: Any, folder: Path) -> Iterator[str]:
+def served(engine: Any, folder: Path, token: str | None = None) -> Iterator[str]:
     """The address of a server with this engine, until the iterator is closed."""
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
-    app = create_app(engine, default_settings(folder), Rules(port=port))
+    app = create_app(engine, default_settings(folder), Rules(port=port, token=token))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()

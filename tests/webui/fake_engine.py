@@ -7,13 +7,14 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from core.engine.engine import DecodeStep, EngineInfo
 from core.engine.job import Job, JobState, Wish
+from core.engine.line import Line
 from core.errors import Cancelled, RequestError, VitrineError, named
 from core.events import Decoding, Finished, ImageDone, Loaded, Loading, Started, Step
 from core.registry import built_in
@@ -77,14 +78,17 @@ class FakeEngine:
         self.registry = built_in()
         self.catalog = FakeCatalog()
         self._jobs: dict[str, Job] = {}
-        self._queue: queue.Queue[Any] = queue.Queue()
-        self._running = 0
+        self._line = Line()
+        self.changes = self._line.changes
+        self._queries: queue.SimpleQueue[tuple[DecodeStep, Future[Any]]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._closing = False
+        self.changes.listen(self._wake.set)
         self._thread = threading.Thread(target=self._work, name="fake-engine", daemon=True)
         self._thread.start()
 
     def describe(self) -> EngineInfo:
-        waiting = sum(job.state is JobState.WAITING for job in list(self._jobs.values()))
-        return EngineInfo(True, "cpu", "float32", waiting, self._running)
+        return EngineInfo(True, "cpu", "float32", *self._line.counts())
 
     def submit(self, request: GenerationRequest, owner: str = "local", saves: bool = True) -> Job:
         if not request.prompt.strip():
@@ -105,7 +109,7 @@ class FakeEngine:
                 raise RequestError(f"{name} must lie between {low} and {high}", name)
         job = Job(resolved, owner)
         self._jobs[job.id] = job
-        self._queue.put(job)
+        self._line.add(job)
         return job
 
     def job(self, id: str) -> Job:
@@ -115,45 +119,59 @@ class FakeEngine:
         return [job for job in self._jobs.values() if owner in (None, job.owner)]
 
     def place(self, job: Job) -> int:
-        before = [j for j in self._jobs.values() if not j.state.is_over]
-        return before.index(job) if job in before else 0
+        return self._line.place(job)
 
     def expected(self, job: Job) -> float | None:
-        return None
+        return self._line.expected(job)
 
-    def arrange(self, ids: list[str], owner: str) -> None:
-        raise RequestError("nothing is arranged here")
+    def arrange(self, ids: Sequence[str], owner: str) -> None:
+        self._line.arrange(ids, owner)
 
     def pause(self, paused: bool, owner: str | None = None) -> None:
-        raise RequestError("nothing is paused here")
+        self._line.pause(owner, paused)
 
     def is_paused(self, owner: str | None = None) -> bool:
-        return False
+        return self._line.is_paused(owner)
 
     def inspect(self, query: DecodeStep, owner: str = "local") -> Future[Any]:
         future: Future[Any] = Future()
-        self._queue.put((query, future))
+        self._queries.put((query, future))
+        self._wake.set()
         return future
 
     def close(self) -> None:
-        self._queue.put(None)
+        self._closing = True
+        self._wake.set()
 
     def _work(self) -> None:
         import torch  # noqa: F401  imported here, as the real one does
 
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, tuple):
-                query, future = item
-                try:
-                    future.set_result(self._decoded(query))
-                except Exception as error:
-                    future.set_exception(error)
-            elif item.begin():
-                self._running = 1
-                self._run(item)
-                self._running = 0
+        while not self._closing:
+            self._wake.wait(1.0)
+            self._wake.clear()
+            self._answer()
+            while (job := self._next()) is not None:
+                if job.begin():
+                    self.changes.tell()
+                    self._run(job)
+                self._line.ended()
+                self.changes.tell()
+                self._answer()
+
+    def _next(self) -> Job | None:
+        self._line.struck_out()
+        return None if self._closing else self._line.take()
+
+    def _answer(self) -> None:
+        while not self._queries.empty():
+            query, future = self._queries.get()
+            try:
+                future.set_result(self._decoded(query))
+            except Exception as error:
+                future.set_exception(error)
 
     def _run(self, job: Job) -> None:
+        began = time.monotonic()
         try:
             for event in self._events(job):
                 if job.is_cancelled:
@@ -164,6 +182,7 @@ class FakeEngine:
         except Exception as error:
             job.end(JobState.FAILED, error)
         else:
+            self._line.took(job, time.monotonic() - began)
             job.end(JobState.FINISHED)
 
     def _events(self, job: Job) -> Any:

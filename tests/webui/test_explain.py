@@ -21,6 +21,7 @@ from core.engine.local import LocalEngine
 from core.events import Step
 from core.registry import built_in
 from core.settings import Settings, default_settings
+from tests.core.test_controls import control_net, save
 from tests.tiny import write_sd1
 from tests.webui.conftest import served
 from webui.app import create_app
@@ -33,6 +34,9 @@ Numbers = dict[str, np.ndarray]
 
 def settings_in(folder: Path) -> Settings:
     write_sd1(folder / "models/Stable-diffusion/tiny.safetensors")
+    net = control_net().state_dict()
+    tensors = {"control_model." + name: tensor for name, tensor in net.items()}
+    save(folder / "models/ControlNet/net.safetensors", tensors)
     return default_settings(folder)
 
 
@@ -125,6 +129,21 @@ def test_a_scale_is_decoded_by_the_vae(client: TestClient, job: str) -> None:
     assert Image.open(io.BytesIO(low.content), formats=("JPEG",)).size == (64, 64)
     assert client.get(url + "nan").status_code == 422
     assert client.get(url + "1e9").status_code == 422
+
+
+def test_a_step_is_told_without_its_guides(
+    client: TestClient, engine: LocalEngine, job: str
+) -> None:
+    picture = engine.inputs.add(Image.new("RGB", (64, 64), "white"))
+    use = {"model": "net", "picture": picture, "preprocessor": "none"}
+    url = f"/api/explain/inside/{painted(client, controls=[use])}/0/0/0"
+    own, bare = (numbers(client, url + more)[1] for more in ("", "?without_guides=true"))
+    _, plain = numbers(client, f"/api/explain/inside/{job}/0/0/0")
+    assert np.abs(own["cond0"] - bare["cond0"]).max() > 1e-3
+    np.testing.assert_array_equal(bare["cond0"], plain["cond0"])  # of the same seed
+    seen, without = (client.get(url + ".jpg" + more) for more in ("", "?without_guides=true"))
+    assert seen.status_code == without.status_code == 200
+    assert seen.content != without.content
 
 
 def test_the_words_of_a_place_share_all_of_its_attention(client: TestClient, job: str) -> None:

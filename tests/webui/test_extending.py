@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from webui.extending import Rights
 from webui.gate import Rules
 
 HOST = "http://127.0.0.1:7860"
+GIT = shutil.which("git") or ""
 ROUTED = """
     from core.extend import hookimpl
     from webui.hookspecs import Files
@@ -168,8 +170,6 @@ def test_others_than_the_machines_own_user_may_only_look(folder: Path) -> None:
 
 
 def test_a_zip_is_looked_at_installed_used_and_removed(house: House) -> None:
-    from textwrap import dedent
-
     data = zipped({"extension.py": dedent(STEP.replace("{name}", "louder"))}, "louder-main/")
     headers = {"x-vitrine-token": house.token}
     answer = house.client.post(
@@ -209,6 +209,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        if path.endswith("/archive/HEAD.zip") and "/-/" not in path:  # as Gitea has it
+            self.zipped(self.root / f"{path.split('/')[1]}.git")
+            return
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         environment = {
             **os.environ,
@@ -223,7 +226,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
             "CONTENT_LENGTH": str(len(body)),
         }
         done = subprocess.run(
-            ["git", "http-backend"], input=body, env=environment, capture_output=True
+            [GIT, "http-backend"], input=body, env=environment, capture_output=True
         )
         head, _, rest = done.stdout.partition(b"\r\n\r\n")
         fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
@@ -233,6 +236,14 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(rest)))
         self.end_headers()
         self.wfile.write(rest)
+
+    def zipped(self, bare: Path) -> None:
+        words = [GIT, "-C", str(bare), "archive", "--format=zip", "--prefix=shouting/", "HEAD"]
+        done = subprocess.run(words, capture_output=True, check=True)
+        self.send_response(200)
+        self.send_header("content-length", str(len(done.stdout)))
+        self.end_headers()
+        self.wfile.write(done.stdout)
 
     do_POST = do_GET
 
@@ -249,7 +260,7 @@ class Repository:
         self.git("clone", "-q", "--bare", str(self.work), str(self.bare), at=folder)
 
     def git(self, *words: str, at: Path | None = None) -> str:
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x@x", *words]
+        command = [GIT, "-c", "user.name=x", "-c", "user.email=x@x", *words]
         return subprocess.run(
             command, cwd=at or self.work, check=True, capture_output=True, text=True
         ).stdout
@@ -270,7 +281,7 @@ class Repository:
 def served(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Repository, str]]:
-    if shutil.which("git") is None or shutil.which("openssl") is None:
+    if not GIT or shutil.which("openssl") is None:
         pytest.skip("needs git and openssl")
     folder = tmp_path_factory.mktemp("git")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
@@ -297,6 +308,7 @@ def served(
         capture_output=True,
     )
     monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     handler = type("Here", (Backend,), {"root": folder})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -312,8 +324,6 @@ def served(
 def test_a_repository_is_installed_updated_and_rolled_back(
     folder: Path, served: tuple[Repository, str]
 ) -> None:
-    from textwrap import dedent
-
     repository, url = served
     source = dedent(STEP.replace("{name}", "shouting"))
     first = repository.push(extension__py=source)
@@ -357,5 +367,23 @@ def test_a_repository_with_a_link_is_refused_and_its_hooks_never_run(
         assert time.monotonic() - began < 30
         assert not Path("/tmp/vitrine-evil").exists()
         assert not any((house.settings.data_dir / "extensions-staging").iterdir())
+    finally:
+        house.engine.close()
+
+
+def test_without_git_the_archive_of_its_host_is_taken_and_said(
+    folder: Path, served: tuple[Repository, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, url = served
+    commit = repository.push(extension__py=dedent(STEP.replace("{name}", "shouting")))
+    house = House(folder, hosts=frozenset({"127.0.0.1"}))
+    monkeypatch.setenv("PATH", "")
+    try:
+        shown = house.post("look", url=url).json()
+        assert shown["pin"]["commit"] == commit and "no git" in shown["note"]
+        assert [path for path, _ in shown["files"]] == ["extension.py"]
+        assert house.post("install", id=shown["id"], enable=True).json()["state"] == "on"
+        missing = house.post("look", url=url.replace("shouting", "nobody"))
+        assert missing.status_code == 409 and "no git on this machine" in missing.json()["error"]
     finally:
         house.engine.close()

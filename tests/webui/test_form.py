@@ -170,7 +170,7 @@ def test_an_untouched_form_is_a_plain_request() -> None:
 def test_every_field_of_a_request_is_on_the_form_or_said_to_be_missing() -> None:
     on_form = {name.partition(".")[0] for name in form.BY_NAME}
     fields = {field.name for field in dataclasses.fields(GenerationRequest)}
-    nowhere = {"record", "loras", "hypernets", "branch", "extras"}
+    nowhere = {"record", "loras", "hypernets", "branch", "extras", "prompts"}
     assert fields - on_form <= nowhere
     for part, kind in (
         (form.OPTION, SamplerOptions),

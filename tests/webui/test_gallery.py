@@ -21,6 +21,7 @@ from tests.webui.conftest import served
 from tests.webui.fake_engine import FakeEngine
 from webui.gallery import routes
 from webui.gate import LOOPBACK, Gate, Rules, owner_of
+from webui.sharing import Shared
 from webui.stream import sentences
 
 HOME = "http://127.0.0.1:7860"
@@ -41,7 +42,9 @@ def house(engine: FakeEngine, settings: Settings) -> FastAPI:
     """The gallery's routes behind the gate, without the page."""
     app = FastAPI()
     gallery = Gallery(settings.data_dir / "gallery.sqlite3")
-    app.include_router(routes(gallery, engine, settings))
+    app.include_router(
+        routes(gallery, engine, settings, Shared(settings.data_dir / "shared.sqlite3"))
+    )
     app.add_exception_handler(VitrineError, lambda request, error: sentences(error))  # type: ignore[arg-type]
     app.add_middleware(Gate, rules=RULES)
     return app

@@ -17,16 +17,18 @@ from core.errors import VitrineError
 from core.images.guides import PREPROCESSORS, preprocessor
 from core.images.inputs import Inputs
 from core.models.catalog import Catalog
+from core.registry import built_in
 from core.request import ControlUse, as_json
 from core.settings import default_settings
 from tests.core.images.test_guides import noisy
 from webui.app import _sentence
-from webui.guides import routes
+from webui.guides import routes, what_there_is
 
 
 class Engine:
     def __init__(self, root: Path) -> None:
         self.catalog = Catalog(default_settings(root))
+        self.registry = built_in()
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def client(tmp_path: Path, inputs: Inputs) -> Iterator[TestClient]:
 def test_all_that_can_guide_is_listed_with_its_settings(client: TestClient) -> None:
     client.get("/api/guides")
     there = client.get("/api/guides").json()
-    assert [model["name"] for model in there["models"]] == ["edges"]
+    assert [model["name"] for model in there["models"]] == ["edges", "outline", "palette"]
     assert [one["name"] for one in there["preprocessors"]] == list(PREPROCESSORS)
     (canny,) = (one for one in there["preprocessors"] if one["name"] == "canny")
     assert {s["name"]: (s["low"], s["high"]) for s in canny["settings"]} == {
@@ -61,12 +63,24 @@ def test_all_that_can_guide_is_listed_with_its_settings(client: TestClient) -> N
     }
 
 
+def test_the_guides_that_ship_say_whom_they_fit_and_what_makes_their_pictures(
+    tmp_path: Path,
+) -> None:
+    offered = what_there_is(Engine(tmp_path).catalog, PREPROCESSORS)["models"]
+    assert [one["name"] for one in offered] == ["outline", "palette"]
+    for one in offered:
+        assert one["for"] == "pocket" and one["preprocessor"] in PREPROCESSORS and one["about"]
+
+
 def preview(client: TestClient, use: ControlUse, **more: object):  # type: ignore[no-untyped-def]
     asked = {"use": as_json(use), "width": 32, "height": 32, **more}
     return client.post("/api/guides/preview", content=json.dumps(asked))
 
 
-@pytest.mark.parametrize("name", [n for n in PREPROCESSORS if n != "inpaint"])
+@pytest.mark.parametrize(
+    "name",
+    [one.name for one in PREPROCESSORS.values() if one.ask is None and one.name != "inpaint"],
+)
 def test_a_preview_is_what_the_preprocessor_makes(
     name: str, client: TestClient, inputs: Inputs
 ) -> None:
@@ -93,7 +107,7 @@ def test_a_preview_follows_the_start_picture_and_its_mask(
     ("change", "sentence"),
     [
         ({"picture": None}, "a guide needs a picture"),
-        ({"preprocessor": "pose"}, "no preprocessor named"),
+        ({"preprocessor": "x"}, "no preprocessor named"),
         ({"settings": {"low": 0}, "preprocessor": "canny"}, "must lie between 1 and 255"),
     ],
 )

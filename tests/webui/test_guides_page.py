@@ -58,7 +58,7 @@ def server(engine: LocalEngine) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def visitor(browser: Any, server: str) -> Iterator[Visitor]:
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)  # of a busy machine
     visitor = Visitor(context.new_page(), server)
     yield visitor
     assert not visitor.complaints
@@ -92,6 +92,8 @@ def test_a_guide_is_added_and_its_picture_previewed(page: Page, tmp_path: Path) 
     page.click('[data-v="guides-add"]')
     expect(page.locator(".v-guide")).to_have_count(1)
     expect(page.locator(".v-guide [role=alert]")).to_contain_text("needs a picture")
+    page.locator(".v-guide select").nth(0).select_option("edges")  # not the one that ships
+    page.locator(".v-guide select").nth(1).select_option("none")
     with page.expect_file_chooser() as chooser:
         page.click(".v-guide >> text=Choose a picture")
     chooser.value.set_files(tmp_path / "ring.png")
@@ -129,12 +131,57 @@ def test_what_is_drawn_on_it_is_in_the_guide(page: Page) -> None:
 def test_a_run_follows_it_and_keeps_it_in_its_request(
     visitor: Visitor, engine: LocalEngine
 ) -> None:
+    visitor.page.fill("#txt2img_steps input[type=number]", "6")
     visitor.generate(PROMPT)
     visitor.says("Done")
     (job,) = engine.jobs()
     (use,) = job.request.controls
     assert [use.picture] == [one["picture"] for one in uses(visitor.page)]
     assert use.settings == {"low": 100, "high": 200}
+
+
+SEEN = """(selector) => {
+    const canvas = document.querySelectorAll(selector);
+    return [...canvas].map((one) => one.toDataURL());
+}"""
+
+
+def test_in_the_timeline_a_step_is_seen_with_its_guides_and_without(page: Page) -> None:
+    page.click("text=Guides off")
+    page.locator('[data-v="scrub"]').evaluate(
+        "(range) => { range.value = 3; range.dispatchEvent(new Event('input')); }"
+    )
+    captions = page.locator('[data-v="panes"] figcaption')
+    expect(captions.nth(0)).to_have_text("With the guides")
+    expect(captions.nth(1)).to_have_text("Without the guides")
+    with_them, without = page.evaluate(SEEN, '[data-v="panes"] canvas')
+    assert with_them != without
+    page.click(".v-views >> text=Both")
+    expect(captions.nth(1)).to_have_text("What the model expects")
+
+
+def test_the_explain_page_leaves_them_out_and_draws_what_they_change(page: Page) -> None:
+    page.click("text=Look inside this step")
+    effect = page.locator("figure", has_text="What the guides change")
+    expect(effect).to_be_visible()
+    expect(effect.locator("span")).to_contain_text("pale: by")
+    guided = ".v-ex-guidance figure.is-main canvas"
+    main = page.locator("figure.is-main span")
+    expect(main).to_have_text("through the VAE")
+    (before,) = page.evaluate(SEEN, guided)
+    page.click(".v-ex-choice >> text=Guides off")
+    page.wait_for_function(
+        "([selector, before]) => document.querySelector(selector).toDataURL() !== before",
+        arg=[guided, before],
+    )
+    expect(main).to_have_text("through the VAE")
+    page.click(".v-ex-choice >> text=Guides on")
+    page.wait_for_function(
+        "([selector, before]) => document.querySelector(selector).toDataURL() === before",
+        arg=[guided, before],
+    )
+    page.go_back()
+    expect(page.locator(".v-guide")).to_be_visible()
 
 
 def test_a_guide_that_is_removed_is_gone(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.tiny import write_sd1
 from tests.webui.loops import run_apart
 from tests.webui.test_gate import called, greets
 from webui import gate as gate_module
-from webui import house, schema, stream
+from webui import house, schema, stream, waiting
 from webui.gate import LOOPBACK, Gate, Rules
 from webui.guests import Links, Presence, Rates
 
@@ -49,7 +50,8 @@ def app(engine: LocalEngine, links: Links) -> FastAPI:
     app, presence, stage = FastAPI(), Presence(), stream.Stage(engine)
     app.include_router(stream.routes(stage))
     rules = Rules(port=7860, token=TOKEN, hosts=LOOPBACK | {"10.0.0.1", "box.local"})
-    app.include_router(house.routes(stage, links, presence, rules))
+    app.include_router(house.routes(links, presence, rules))
+    app.include_router(waiting.routes(stage))
     app.include_router(schema.routes())
 
     @app.exception_handler(VitrineError)
@@ -129,6 +131,50 @@ def test_a_viewer_sees_what_the_teacher_sees_and_changes_nothing(app: FastAPI) -
     ):
         answer = viewer.request(method, path, json={"prompt": "x"})
         assert answer.status_code == 403 and "watching" in answer.json()["error"]
+
+
+def test_a_viewer_has_one_page_and_no_way_into_the_house(app: FastAPI) -> None:
+    mine = client(app, token=TOKEN)
+    made = mine.post("/api/links", json={"name": "class", "role": "viewer"}).json()
+    viewer = client(app, FAR, made["token"])
+    page = {"accept": "text/html"}
+    for path in ("/", "/?tab=settings", "/gallery/1/picture", "/config"):
+        answer = viewer.get(path, headers=page)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/watch")
+    for path in ("/config", "/api/settings", "/api/gallery", "/sdapi/v1/options", "/ext/a/b"):
+        answer = viewer.get(path)
+        assert answer.status_code == 403 and "watching" in answer.json()["error"]
+    assert viewer.get("/api/queue").status_code == 200
+
+
+def test_with_a_link_its_open_connections_end(app: FastAPI) -> None:
+    mine = client(app, token=TOKEN)
+    made = mine.post("/api/links", json={"name": "class", "role": "viewer"}).json()
+    viewer = client(app, FAR, made["token"])
+    with viewer.websocket_connect("ws://127.0.0.1:7860/api/queue/events") as socket:
+        assert json.loads(socket.receive_text())["jobs"] == []
+        assert "class" in [one["name"] for one in mine.get("/api/people").json()]
+        mine.delete(f"/api/links/{made['id']}")
+        assert socket.receive()["type"] == "websocket.close"
+    assert "class" not in [one["name"] for one in mine.get("/api/people").json()]
+
+
+def test_a_class_does_not_use_up_the_teachers_watchers(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WATCHERS", 1)
+    mine = client(app, token=TOKEN)
+    made = mine.post("/api/links", json={"name": "class", "role": "viewer"}).json()
+    job = mine.post("/api/jobs", json={"prompt": "x", "steps": 300}).json()["id"]
+    url = f"ws://127.0.0.1:7860/api/jobs/{job}/events"
+    pupils = [client(app, (f"10.0.0.{n}", 1), made["token"]) for n in (7, 8)]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(one.websocket_connect(url)) for one in (*pupils, mine)]
+        assert all(json.loads(s.receive_text())[0]["type"] == "hello" for s in sockets)
+        mine.delete(f"/api/jobs/{job}")
+        for socket in sockets:
+            while socket.receive()["type"] != "websocket.close":
+                pass
 
 
 def test_who_is_here_is_told_and_addresses_to_the_house_alone(app: FastAPI) -> None:

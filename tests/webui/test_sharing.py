@@ -25,7 +25,9 @@ def house(tmp_path: Path) -> tuple[TestClient, int, Gallery]:
     picture = gallery.add(tmp_path / "a.png", request, (16, 16), owner="ada")
     app = FastAPI()
     shared = sharing.Shared(tmp_path / "shared.sqlite3")
-    app.include_router(sharing.routes(gallery, shared, lambda call: call.headers["who"]))
+    app.include_router(
+        sharing.routes(gallery, shared, lambda call: call.headers["who"], lambda call: "http://box")
+    )
 
     @app.exception_handler(VitrineError)
     async def sentence(request: Request, error: VitrineError) -> JSONResponse:
@@ -42,14 +44,17 @@ def test_only_the_owner_shares_and_everybody_sees_what_is_shared(house: Any) -> 
     client, id, _ = house
     assert call(client, "ben", "GET", f"/{id}/picture").status_code == 404
     assert call(client, "ben", "PUT", f"/{id}").status_code == 422
-    assert call(client, "ben", "GET").json() == []
+    assert call(client, "ben", "GET").json()["pictures"] == []
     assert call(client, "ada", "PUT", f"/{id}").status_code == 200
-    assert call(client, "ada", "PUT", f"/{id}").status_code == 200
-    (told,) = call(client, "ben", "GET").json()
-    assert told["id"] == id and not told["mine"]
-    assert call(client, "ada", "GET").json()[0]["mine"]
+    again = call(client, "ada", "PUT", f"/{id}").json()
+    assert again["link"] == f"http://box/?tab=gallery&picture={id}"
+    (told,) = call(client, "ben", "GET").json()["pictures"]
+    assert told["id"] == str(id) and not told["mine"] and told["job"] is None
+    assert call(client, "ada", "GET").json()["pictures"][0]["mine"]
+    assert call(client, "ben", "GET", "?words=pear").json()["pictures"] == []
     assert call(client, "ben", "GET", f"/{id}/picture").headers["content-type"] == "image/png"
-    assert call(client, "ben", "GET", f"/{id}/thumbnail").status_code == 200
+    assert call(client, "ben", "GET", f"/{id}/256.webp").status_code == 200
+    assert call(client, "ben", "GET", f"/{id}/257.webp").status_code == 422
     assert call(client, "ben", "DELETE", f"/{id}").status_code == 422
     assert call(client, "ada", "DELETE", f"/{id}").status_code == 200
     assert call(client, "ben", "GET", f"/{id}/picture").status_code == 404
@@ -59,6 +64,6 @@ def test_what_is_thrown_away_is_not_shown(house: Any) -> None:
     client, id, gallery = house
     call(client, "ada", "PUT", f"/{id}")
     gallery.bin([id])
-    assert call(client, "ben", "GET").json() == []
+    assert call(client, "ben", "GET").json()["pictures"] == []
     assert call(client, "ben", "GET", f"/{id}/picture").status_code == 404
     assert call(client, "ben", "GET", f"/{2**70}/picture").status_code == 404

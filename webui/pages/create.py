@@ -145,6 +145,7 @@ def draw(
                         apply_default_css=False,
                         js_on_load=None,
                     )
+                markup("queue", "v-queue")
             markup("tokens", "v-tokens")
             markup("wordings", "v-wordings")
             begun, masked = _start(drawing)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from core.engine.job import Job
-from core.events import ImageDone, Loaded
+from core.events import ImageDone, loaded_in
 from core.images import formats, infotext
 from core.images.capsule import read_picture
 from core.images.formats import Kind
@@ -87,7 +87,7 @@ def file_of(job: Job, done: ImageDone, asked: Asked, registry: Registry) -> tupl
 
 def model_of(job: Job) -> tuple[str, str]:
     """(name, SHA-256) of the checkpoint that the job began with."""
-    loaded = next((event for event in job.events() if isinstance(event, Loaded)), None)
+    loaded = loaded_in(job.events())
     if loaded is None:
         return job.request.checkpoint or "", ""
     return loaded.checkpoint, loaded.fingerprint

@@ -8,62 +8,32 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from core.engine.engine import MakeGuide
 from core.errors import RequestError
-from core.images.guides import PREPROCESSORS
+from core.images.control_text import (
+    NAMED_MODES,
+    NAMED_PASSES,
+    NAMED_RESIZES,
+    OURS,
+    ours,
+    settings_of,
+)
 from core.images.inputs import Inputs
 from core.images.pixels import open_picture
 from core.models.catalog import Kind
-from core.request import ControlUse, During, Hearing, Json, Resize
+from core.request import ControlUse, During, Hearing, Resize
+from webui.looks import Looks
 from webui.sdapi.extras import base64_png
 from webui.sdapi.given import ApiError, Given, picture_bytes
 from webui.sdapi.names import Names
+from webui.stream import owner
 
 SCRIPT = "controlnet"
 VERSION = 3
 UNITS = 3
 
-MODULES = {
-    "blur_gaussian": "blur",
-    "tile_resample": "tile",
-    "tile_colorfix": "tile",
-    "inpaint_only": "inpaint",
-    "inpaint_global_harmonious": "inpaint",
-    "recolor_luminance": "recolour",
-    "recolor_intensity": "recolour",
-    "invert (from white bg & black line)": "invert",
-    "scribble_xdog": "scribble",
-    "": "none",
-}
-"""The extension's names -> ours, where the same is made. Its networks' guides are not."""
-
-THRESHOLDS: Mapping[str, tuple[str, ...]] = {
-    "canny": ("low", "high"),
-    "threshold": ("level",),
-    "blur": ("sigma",),
-    "tile": ("shrink",),
-    "recolour": ("gamma",),
-    "scribble": ("level",),
-}
-"""What threshold_a and threshold_b set in each."""
-WHOLE = ("low", "high", "level")
-
 RESIZES = (Resize.STRETCH, Resize.CROP, Resize.FILL)
-NAMED_RESIZES = {
-    "just resize": Resize.STRETCH,
-    "crop and resize": Resize.CROP,
-    "resize and fill": Resize.FILL,
-    "scale to fit (inner fit)": Resize.CROP,
-    "inner fit (scale to fit)": Resize.CROP,
-    "envelope (outer fit)": Resize.FILL,
-    "outer fit (shrink to fit)": Resize.FILL,
-}
 HEARINGS = (Hearing.BALANCED, Hearing.PROMPT, Hearing.CONTROL)
-NAMED_HEARINGS = {
-    "balanced": Hearing.BALANCED,
-    "my prompt is more important": Hearing.PROMPT,
-    "controlnet is more important": Hearing.CONTROL,
-}
-DURINGS = {"both": During.BOTH, "low res only": During.FIRST, "high res only": During.SECOND}
 
 
 def units(given: Given, names: Names, inputs: Inputs) -> tuple[ControlUse, ...]:
@@ -89,7 +59,7 @@ def _unit(unit: Given, names: Names, inputs: Inputs) -> ControlUse | None:
         raise ApiError(422, "a ControlNet unit needs a model", "alwayson_scripts.ControlNet.model")
     picture, mask = _pictures(unit)
     weight, start, end = (unit.number(n) for n in ("weight", "guidance_start", "guidance_end"))
-    module = module_of(unit.text("module") or "none")
+    module = module_of(unit.text("module") or "none", names)
     low_memory = unit.truth("low_vram") or unit.truth("lowvram")
     return ControlUse(
         model=model_of(model, names),
@@ -101,8 +71,8 @@ def _unit(unit: Given, names: Names, inputs: Inputs) -> ControlUse | None:
         start=start or 0.0,
         end=1.0 if end is None else end,
         resize=_among(unit, "resize_mode", RESIZES, NAMED_RESIZES, Resize.CROP),
-        hearing=_among(unit, "control_mode", HEARINGS, NAMED_HEARINGS, Hearing.BALANCED),
-        during=_among(unit, "hr_option", (), DURINGS, During.BOTH),
+        hearing=_among(unit, "control_mode", HEARINGS, NAMED_MODES, Hearing.BALANCED),
+        during=_among(unit, "hr_option", (), NAMED_PASSES, During.BOTH),
         low_memory=low_memory,
     )
 
@@ -125,31 +95,18 @@ def model_of(text: str, names: Names) -> str:
         raise ApiError(422, str(error), "alwayson_scripts.ControlNet.model") from error
 
 
-def module_of(text: str) -> str:
+def module_of(text: str, names: Names) -> str:
     """Ours for one of the extension's. Raises ApiError naming what there is."""
-    plain = text.strip().casefold()
-    ours = MODULES.get(plain, plain)
-    if ours not in PREPROCESSORS:
-        there = ", ".join(modules())
+    found = ours(text, names.registry.preprocessors)
+    if found is None:
+        there = ", ".join(modules(names))
         raise ApiError(422, f"no preprocessor named {text!r}; there are: {there}", "module")
-    return ours
+    return found
 
 
-def settings_of(module: str, first: float | None, second: float | None) -> dict[str, Json]:
-    """What the two thresholds mean for a preprocessor; the extension sends 64 or -1 for unset."""
-    if first in (None, -1, 64) and second in (None, -1, 64):
-        return {}
-    given = zip(THRESHOLDS.get(module, ()), (first, second), strict=False)
-    settings: dict[str, Json] = {}
-    for name, value in given:
-        if value is not None and value >= 0:
-            settings[name] = round(value) if name in WHOLE else value
-    return settings
-
-
-def modules() -> list[str]:
+def modules(names: Names) -> list[str]:
     """Every name a module may be called by."""
-    return [*PREPROCESSORS, *(name for name in MODULES if name)]
+    return [*names.registry.preprocessors, *(name for name in OURS if name)]
 
 
 def _among(
@@ -179,11 +136,11 @@ def routes(router: APIRouter, names: Names, json_body: Any) -> None:
 
     @router.get("/controlnet/module_list")
     def module_list() -> dict[str, Any]:
-        return {"module_list": modules(), "module_detail": {}}
+        return {"module_list": modules(names), "module_detail": {}}
 
     @router.get("/controlnet/control_types")
     def control_types() -> dict[str, Any]:
-        every = {"module_list": modules(), "model_list": ["None", *models(names)]}
+        every = {"module_list": modules(names), "model_list": ["None", *models(names)]}
         return {
             "control_types": {"All": {**every, "default_option": "none", "default_model": "None"}}
         }
@@ -192,29 +149,42 @@ def routes(router: APIRouter, names: Names, json_body: Any) -> None:
     def settings() -> dict[str, int]:
         return {"control_net_unit_count": UNITS}
 
+    looks = Looks(names.engine)
+
     @router.post("/controlnet/detect")
     async def detect(request: Request) -> dict[str, Any]:
-        return await run_in_threadpool(detected, Given(await json_body(request)))
+        given = Given(await json_body(request))
+        return await run_in_threadpool(detected, given, names, looks, owner(request))
 
 
-def detected(given: Given) -> dict[str, Any]:
-    """Guides made of pictures, without painting.
+def detected(given: Given, names: Names, looks: Looks, who: str) -> dict[str, Any]:
+    """Guides made of pictures, without painting; networks are asked on the engine's thread.
 
     Raises:
         ApiError: names the field.
-        FileError: a picture can't be read.
+        RequestError: a network is wanted that is not there.
+        FileError: a picture or a network's file can't be read.
     """
     pictures = given.list("controlnet_input_images") or given.list("controlnet_images")
     if not pictures:
         raise ApiError(422, "No image selected", "controlnet_input_images")
-    module = module_of(given.text("controlnet_module") or "none")
+    module = module_of(given.text("controlnet_module") or "none", names)
     first, second = (given.number(f"controlnet_threshold_{letter}") for letter in "ab")
-    make = PREPROCESSORS[module]
-    checked = make.checked(settings_of(module, first, second))
-    made = [
-        make(open_picture(picture_bytes(one, "controlnet_input_images")), checked)
-        for one in pictures
-    ]
+    make, settings = names.registry.preprocessors[module], settings_of(module, first, second)
+    checked = make.checked(settings)
+    opened = [open_picture(picture_bytes(one, "controlnet_input_images")) for one in pictures]
+    if make.ask is None:
+        made = [make(one, checked) for one in opened]
+    else:
+        inputs = names.engine.inputs
+        uses = [
+            ControlUse(model="", picture=inputs.add(one), preprocessor=module, settings=settings)
+            for one in opened
+        ]
+        made = [
+            looks.asked(MakeGuide(use, *one.size), who)
+            for use, one in zip(uses, opened, strict=True)
+        ]
     return {"images": [base64_png(one) for one in made], "info": "Success"}
 
 

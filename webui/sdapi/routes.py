@@ -343,6 +343,17 @@ def _internal(router: APIRouter, api: Api) -> None:
     def ping() -> dict[str, Any]:
         return {}
 
+    @router.get("/user")
+    @router.get("/user/")
+    def user() -> None:
+        """gradio's own, of the version that A1111 has: by it programs ask whether anybody is there.
+        Nobody logs in here by a name."""
+
+    @router.get("/app_id")
+    @router.get("/app_id/")
+    def app_id() -> dict[str, Any]:
+        return {"app_id": api.stage.id}
+
     @router.get("/internal/pending-tasks")
     def pending(request: Request) -> dict[str, Any]:
         mine = [job for job in api.stage.engine.jobs(owner(request)) if not job.state.is_over]
@@ -392,8 +403,14 @@ def _missing(router: APIRouter) -> None:
     async def no_controlnet(path: str) -> Response:
         raise ApiError(404, f"there is no route /controlnet/{path[:80]} here")
 
+    async def of_an_extension(path: str) -> Response:
+        raise ApiError(
+            404, f"there is no route /sdapi/{path[:80]}: its extension is not installed here"
+        )
+
     for route, answer in (
         (PREFIX + "/{path:path}", missing),
         ("/controlnet/{path:path}", no_controlnet),
+        ("/sdapi/{path:path}", of_an_extension),
     ):
         router.add_api_route(route, answer, methods=["GET", "POST"])

@@ -178,7 +178,9 @@ class Translator:
         if text is None:
             return GenerationRequest(prompt="")
         checkpoints = [checkpoint.name for checkpoint in self._names.catalog.checkpoints()]
-        return infotext.request_from(text, self._names.registry, checkpoints)[0]
+        found = infotext.request_from(text, self._names.registry, checkpoints)[0]
+        # A text holds no pictures, and a call has nobody to choose one.
+        return replace(found, controls=())
 
     def _prompts(self, given: Given, base: GenerationRequest) -> tuple[str, str]:
         typed = [given.text(name) for name in ("prompt", "negative_prompt")]

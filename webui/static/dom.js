@@ -65,6 +65,27 @@ export async function asked(url, options = {}) {
   return body;
 }
 
+/** JSON to send with `asked`. */
+export const json = (body, method = "POST") => ({
+  method,
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+/** Text onto the clipboard; also where a page without https may not use it directly. */
+export async function copied(text) {
+  if (navigator.clipboard && window.isSecureContext) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const box = made("textarea", { value: text });
+  (document.querySelector("dialog[open]") || document.body).append(box);
+  box.select();
+  const done = document.execCommand("copy");
+  box.remove();
+  if (!done) throw new Error("the browser does not let this page use the clipboard");
+}
+
 /** Begins with a capital and ends with a full stop. */
 export function sentence(text) {
   const said = String(text).trim();

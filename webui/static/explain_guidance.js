@@ -18,6 +18,14 @@ export class View {
     this.uncond = pane("Negative prompt alone");
     this.gap = pane("Where they differ");
     this.gap.canvas.classList.add("is-map");
+    this.effect = pane("What the guides change");
+    this.effect.canvas.classList.add("is-map");
+    this.effect.figure.hidden = true;
+    this.bare = false;
+    this.guides = choice("Guides", [["on", "Guides on"], ["off", "Guides off"]], (value) => {
+      this.bare = value === "off";
+      this.show();
+    });
     this.says = line();
     const label = made("label", { className: "v-ex-scale" });
     this.number = made("output", {});
@@ -30,20 +38,29 @@ export class View {
       "Set the scale", [["0", "0"], ["1", "1"], ["run", "As painted"]],
       (value) => this.set(value === "run" ? this.said.head.cfg_scale : Number(value)),
     );
-    const panel = made("div", { className: "v-ex-panel" }, label, this.jumps.element, this.formula, this.means, this.says.element);
-    const panes = made("div", { className: "v-ex-panes" }, this.uncond.figure, this.guided.figure, this.cond.figure, this.gap.figure);
+    const panel = made("div", { className: "v-ex-panel" }, label, this.jumps.element, this.guides.element, this.formula, this.means, this.says.element);
+    this.panes = made("div", { className: "v-ex-panes" }, this.uncond.figure, this.guided.figure, this.cond.figure, this.gap.figure, this.effect.figure);
     this.guided.figure.classList.add("is-main");
-    root.append(panes, panel);
+    root.append(this.panes, panel);
     this.input.addEventListener("input", () => this.set(Number(this.input.value)));
     this.input.addEventListener("change", () => this.decodeSoon());
   }
 
-  url(step, image = "") {
-    const { id, image: index } = this.page.run;
-    return `/api/explain/inside/${id}/${index}/${step.pass}/${step.index}${image}`;
+  /** Where the numbers of a step are; `bare`: as they would be without the guides. */
+  url(step, bare = this.bare) {
+    const { id, image } = this.page.run;
+    const query = bare ? "?without_guides=true" : "";
+    return `/api/explain/inside/${id}/${image}/${step.pass}/${step.index}${query}`;
+  }
+
+  get hasGuides() {
+    return Boolean(this.page.run.request.controls?.length);
   }
 
   async show() {
+    this.guides.element.hidden = !this.hasGuides;
+    if (!this.hasGuides) this.bare = false;
+    this.guides.set(this.bare ? "off" : "on");
     const step = this.page.asking;
     const url = this.url(step);
     if (url === this.shown) return;
@@ -56,11 +73,30 @@ export class View {
       if (this.shown !== url) return;
       this.put(step, said);
       this.says.say("");
+      await this.compared(step, url);
       if (performance.now() - began < QUICK_MS) this.ahead(step);
     } catch (error) {
       if (this.shown === url) this.says.say(error.message, "problem");
       this.shown = null;
     }
+  }
+
+  /** Where the estimate would be another one without the guides, at the scale of the run. */
+  async compared(step, url) {
+    this.effect.figure.hidden = !this.hasGuides;
+    this.panes.classList.toggle("is-five", this.hasGuides);
+    if (!this.hasGuides) return;
+    const [own, bare] = await Promise.all([false, true].map((each) => numbers(this.url(step, each))));
+    if (this.shown !== url) return;
+    const [, h, w] = own.arrays.uncond.shape;
+    const [one, two] = [own, bare].map((said) => guidedLatents(said, own.head.cfg_scale));
+    const map = new Float32Array(h * w);
+    for (let i = 0; i < one.length; i++) map[i % (h * w)] += (one[i] - two[i]) ** 2;
+    const most = Math.sqrt(Math.max(...map));
+    heat(this.effect.canvas, map.map(Math.sqrt), h, w, Math.max(most, 1e-6));
+    this.effect.told.textContent = most
+      ? `dark: nothing; pale: by ${figure(most)}`
+      : "nothing: no guide acts at this step";
   }
 
   /** The other steps, nearest first, while the page rests on this one. */
@@ -82,11 +118,7 @@ export class View {
     // Several parts joined by AND count as one estimate: all their pulls together.
     const [, h, w] = arrays.uncond.shape;
     const low = arrays.uncond.data;
-    const high = Float32Array.from(low);
-    head.weights.forEach((weight, part) => {
-      const cond = arrays[`cond${part}`].data;
-      for (let i = 0; i < high.length; i++) high[i] += weight * (cond[i] - low[i]);
-    });
+    const high = guidedLatents(said, 1);
     this.low = this.colours.levels(arrays.uncond);
     this.high = this.colours.levels({ shape: arrays.uncond.shape, data: high });
     this.colours.draw(this.uncond.canvas, [[1, this.low]]);
@@ -139,7 +171,9 @@ export class View {
 
   async developed(one, scale, still) {
     const { shown } = this;
-    const answer = await fetch(`${shown}.jpg?cfg_scale=${scale}`).catch(() => null);
+    const [path, query] = shown.split("?");
+    const asks = query ? `${query}&cfg_scale=${scale}` : `cfg_scale=${scale}`;
+    const answer = await fetch(`${path}.jpg?${asks}`).catch(() => null);
     if (!answer?.ok || !still()) return;
     const bitmap = await createImageBitmap(await answer.blob());
     if (!still()) return;
@@ -149,6 +183,17 @@ export class View {
     one.told.textContent = "through the VAE";
     one.developed = shown;
   }
+}
+
+/** The estimate for both prompts, guided by a scale. */
+function guidedLatents({ head, arrays }, scale) {
+  const low = arrays.uncond.data;
+  const guided = Float32Array.from(low);
+  head.weights.forEach((weight, part) => {
+    const cond = arrays[`cond${part}`].data;
+    for (let i = 0; i < guided.length; i++) guided[i] += scale * weight * (cond[i] - low[i]);
+  });
+  return guided;
 }
 
 function meaning(scale, painted, low) {

@@ -6,6 +6,8 @@ import { onTab } from "./shell.js";
 import { styled } from "./styled.js";
 import { problem, toast } from "./toast.js";
 
+/** Hooks that give something which a page shows from its beginning. */
+const ON_THE_PAGE = ["panels", "pages", "static", "samplers", "schedules", "preprocessors"];
 const STATES = { on: "On", off: "Off", "left out": "Left out" };
 
 export async function mount(root) {
@@ -134,9 +136,18 @@ class Page {
 
   async switched(one, what) {
     await this.sent("switch", { name: one.name, do: what });
-    const draws = one.hooks.some((hook) => ["panels", "pages", "static"].includes(hook));
     const told = { enable: "is on", disable: "is off", reload: "was read anew" }[what];
-    toast(`${one.title} ${told}${draws ? "; its panels and tabs follow after a restart" : ""}`);
+    await this.follow(one.name, `${one.title} ${told}`, one.hooks);
+  }
+
+  /** Says what became of one. What it draws comes and goes with the page, which is drawn anew. */
+  async follow(name, words, before = []) {
+    await this.load();
+    const now = this.all.find((one) => one.name === name)?.hooks ?? [];
+    const draws = [...before, ...now].some((hook) => ON_THE_PAGE.includes(hook));
+    const action = { word: "Load again", done: () => location.reload() };
+    if (draws) toast(`${words}; the page shows it when it is loaded again`, { action, stays: 60000 });
+    else toast(words);
   }
 
   async earlier(index) {
@@ -146,7 +157,9 @@ class Page {
   }
 
   async remove(one) {
-    if (confirm(`Remove ${one.title}? Its files are deleted.`)) await this.sent("remove", { name: one.name });
+    if (!confirm(`Remove ${one.title}? Its files are deleted.`)) return;
+    await this.sent("remove", { name: one.name });
+    await this.follow(one.name, `${one.title} is gone`, one.hooks);
   }
 
   async search() {
@@ -195,6 +208,7 @@ class Page {
     const fact = (name, text) => text && facts.append(made("dt", { textContent: name }), made("dd", { textContent: text }));
     fact("From", one.pin.source);
     fact("Commit", one.pin.commit || "not known");
+    fact("Fetched", one.note && sentence(one.note));
     if (reviewed && one.pin.commit) fact("Reviewed", reviewed === one.pin.commit ? "this very commit" : `another commit, ${reviewed.slice(0, 10)}`);
     fact("Files", `${one.files.length}, ${(one.size / 1024).toFixed(0)} KB`);
     fact("Packages", one.requirements.join(", ") || "none");
@@ -224,7 +238,8 @@ class Page {
       this.busy(yes, async () => {
         try {
           const done = await this.sent("install", { id: one.id, enable: true });
-          toast(`${one.title} is ${done.state}`);
+          sheet.close();
+          await this.follow(one.name, `${one.title} is ${done.state}`);
         } finally {
           sheet.close();
         }

@@ -1,9 +1,10 @@
 // The pictures there are, newest first, as far as they were asked for: page after page, from the
 // server's index. It knows no document.
 
-import { asked } from "./dom.js";
+import { asked, json } from "./dom.js";
 
 const PAGE = 400;
+const LOOKS = ["id", "starred", "shared"]; // what can be another on the wall
 
 export class List {
   /** `changed()` when all is another list; `arrived(first, last)` when there is more of it. */
@@ -20,7 +21,7 @@ export class List {
     return this.total ?? this.rows.length + (this.next ? PAGE : 0);
   }
 
-  /** Begins anew, with a filter: {words, model, since, until, starred}. */
+  /** Begins anew, with a filter: {words, model, since, until, starred, shared}. */
   async load(filter = this.filter) {
     this.filter = filter;
     const turn = ++this.turn;
@@ -38,6 +39,9 @@ export class List {
   }
 
   page(before) {
+    if (this.filter.shared) {
+      return asked(`/api/shared?${new URLSearchParams({ words: this.filter.words })}`);
+    }
     const query = new URLSearchParams({ limit: PAGE });
     for (const [name, value] of Object.entries({ ...this.filter, before })) {
       if (value) query.set(name, value);
@@ -78,7 +82,7 @@ export class List {
     const page = await this.page(null).catch(() => null);
     if (!page || turn !== this.turn) return;
     const same = page.total === this.total && page.pictures.length <= this.rows.length
-      && page.pictures.every((row, i) => row.id === this.rows[i].id && row.starred === this.rows[i].starred);
+      && page.pictures.every((row, i) => LOOKS.every((look) => row[look] === this.rows[i][look]));
     if (same) return;
     this.rows = page.pictures;
     this.next = page.next;
@@ -118,6 +122,14 @@ export class List {
     for (const row of this.rows) if (ids.includes(row.id)) row.starred = starred;
   }
 
+  /** Shown to everybody, or to its owner alone again. Resolves to its link, where it is shown. */
+  async share(id, shared) {
+    const told = await asked(`/api/shared/${encodeURIComponent(id)}`, { method: shared ? "PUT" : "DELETE" });
+    const row = this.rows.find((one) => one.id === id);
+    if (row) row.shared = shared;
+    return told.link;
+  }
+
   /** Into the bin, or out of it where it is the bin that is shown. */
   async bin(ids) {
     await asked(this.filter.binned ? "/api/gallery/restore" : "/api/gallery/bin", json({ ids }));
@@ -131,9 +143,3 @@ export class List {
     await this.load();
   }
 }
-
-const json = (value) => ({
-  method: "POST",
-  headers: { "content-type": "application/json" },
-  body: JSON.stringify(value),
-});

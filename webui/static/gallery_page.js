@@ -41,6 +41,7 @@ class Page {
       closed: () => this.viewClosed(),
       bin: (id) => this.bin([id]),
       star: (id, starred) => this.star([id], starred),
+      share: (id, shared) => this.share(id, shared),
     });
     this.listen();
     this.list.load(this.filter());
@@ -56,7 +57,7 @@ class Page {
   }
 
   listen() {
-    const { words, model, since, until, binned, starred, choose, least, filter, bar } = this.parts;
+    const { words, model, since, until, binned, starred, shared, choose, least, filter, bar } = this.parts;
     let typing = 0;
     words.addEventListener("input", () => {
       clearTimeout(typing);
@@ -64,10 +65,14 @@ class Page {
     });
     bar.addEventListener("submit", (event) => event.preventDefault());
     for (const field of [model, since, until, binned]) field.addEventListener("change", () => this.refilter());
-    starred.addEventListener("click", () => {
-      press(starred, starred.getAttribute("aria-pressed") !== "true");
-      this.refilter();
-    });
+    for (const [one, other] of [[starred, shared], [shared, starred]]) {
+      one.addEventListener("click", () => {
+        press(one, !pressed(one));
+        if (pressed(shared)) press(other, false);
+        if (pressed(shared)) this.choosing(false);
+        this.refilter();
+      });
+    }
     this.parts.unfilter.addEventListener("click", () => {
       model.value = since.value = until.value = "";
       binned.checked = false;
@@ -81,7 +86,7 @@ class Page {
       kept("vitrine.gallery.least", this.grid.least);
       this.grid.layout();
     });
-    choose.addEventListener("click", () => this.choosing(choose.getAttribute("aria-pressed") !== "true"));
+    choose.addEventListener("click", () => this.choosing(!pressed(choose)));
     document.addEventListener("pointerdown", (event) => {
       if (filter.open && !filter.contains(event.target)) filter.open = false;
     });
@@ -93,14 +98,15 @@ class Page {
   }
 
   filter() {
-    const { words, model, since, until, starred, binned } = this.parts;
+    const { words, model, since, until, starred, shared, binned } = this.parts;
+    if (pressed(shared)) return { words: words.value.trim(), shared: "1" };
     const day = (text, more) => text && new Date(`${text}T00:00:00`).getTime() / 1000 + more;
     return {
       words: words.value.trim(),
       model: model.value,
       since: day(since.value, 0),
       until: day(until.value, 86_400),
-      starred: starred.getAttribute("aria-pressed") === "true" ? "1" : "",
+      starred: pressed(starred) ? "1" : "",
       binned: binned.checked ? "1" : "",
     };
   }
@@ -110,6 +116,7 @@ class Page {
     const filters = [model, since, until].filter((field) => field.value).length + binned.checked;
     this.parts["chosen-bin"].textContent = binned.checked ? "Put back" : "Delete";
     this.parts["bin-empty"].hidden = !binned.checked;
+    this.parts.filter.hidden = this.parts.choose.hidden = pressed(this.parts.shared);
     this.parts.filtered.textContent = filters ? ` (${filters})` : "";
     this.list.load(this.filter());
   }
@@ -160,14 +167,14 @@ class Page {
 
   counted() {
     const { count, total } = this.list;
-    const { binned, ...others } = this.filter();
+    const { binned, shared, ...others } = this.filter();
     const sought = Object.values(others).some(Boolean);
     const known = total === null ? `more than ${this.list.rows.length}` : total.toLocaleString();
     this.parts.count.textContent = count ? `${known} picture${total === 1 ? "" : "s"}` : "";
     this.parts.empty.hidden = count > 0;
     this.parts.empty.firstElementChild.textContent = sought
       ? "No picture fits. Try fewer words, or clear the filter."
-      : binned ? "The bin is empty." : "Nothing here yet. Every picture you make on Create comes to stay here.";
+      : shared ? "Nobody shares a picture yet. Open one of yours, and press Share." : binned ? "The bin is empty." : "Nothing here yet. Every picture you make on Create comes to stay here.";
     this.chosenShown();
   }
 
@@ -179,20 +186,22 @@ class Page {
     const sharp = this.grid.across * devicePixelRatio > SHARP;
     picture.dataset.src = sharp ? row.thumbnail.replace("/256.", "/512.") : row.thumbnail;
     const open = made("button", { type: "button", className: "v-open", title: short(row.prompt) }, picture);
-    open.setAttribute("aria-label", `${short(row.prompt) || row.name}${row.starred ? ", starred" : ""}`);
+    open.setAttribute("aria-label", `${short(row.prompt) || row.name}${row.starred ? ", starred" : ""}${row.shared ? ", shared" : ""}`);
     open.addEventListener("click", (event) => this.pressed(event, index, row));
     const pick = made("input", { type: "checkbox", checked: this.chosen.has(row.id), tabIndex: -1 });
     pick.setAttribute("aria-label", "Select this picture");
     pick.addEventListener("click", (event) => this.picked(index, pick.checked, event.shiftKey));
-    const cell = made("div", {}, open, made("label", { className: "v-pick" }, pick));
+    const cell = made("div", {}, open);
+    if (!this.list.filter.shared) cell.append(made("label", { className: "v-pick" }, pick));
     cell.classList.toggle("is-starred", Boolean(row.starred));
+    cell.classList.toggle("is-shared", Boolean(row.shared) && !this.list.filter.shared);
     cell.classList.toggle("is-chosen", this.chosen.has(row.id));
     return cell;
   }
 
   pressed(event, index, row) {
-    const choosing = this.parts.choose.getAttribute("aria-pressed") === "true";
-    if (choosing || event.ctrlKey || event.metaKey || event.shiftKey) {
+    const shared = pressed(this.parts.shared);
+    if (!shared && (pressed(this.parts.choose) || event.ctrlKey || event.metaKey || event.shiftKey)) {
       this.picked(index, !this.chosen.has(row.id), event.shiftKey);
     } else {
       go("gallery", { picture: row.id });
@@ -239,6 +248,12 @@ class Page {
       problem(error);
     }
     for (const id of ids) this.grid.redraw(this.list.index(id));
+  }
+
+  async share(id, shared) {
+    const link = await this.list.share(id, shared);
+    this.grid.redraw(this.list.index(id));
+    return link;
   }
 
   async starChosen() {
@@ -313,6 +328,7 @@ class Page {
       event.preventDefault();
       this.parts.words.focus();
     } else if (!row) return;
+    else if (this.list.filter.shared) return;
     else if (event.key === "Delete") this.bin(this.chosen.size ? [...this.chosen] : [row.id]);
     else if (event.key === "s") this.star([row.id], !row.starred);
     else if (event.key === "x") this.picked(at, !this.chosen.has(row.id), false);
@@ -329,5 +345,7 @@ function shown(element) {
 }
 
 const press = (button, on) => button.setAttribute("aria-pressed", String(on));
+
+const pressed = (button) => button.getAttribute("aria-pressed") === "true";
 
 const short = (text) => (text.length > WORDS ? `${text.slice(0, WORDS)}…` : text);

@@ -1,7 +1,7 @@
 // One picture in full: arrow keys and swipes lead to the next, wheel and fingers come closer, what it
 // was made with stands beside it.
 
-import { kept, made, sentence } from "./dom.js";
+import { copied, kept, made, sentence } from "./dom.js";
 import { go, hasTab, send } from "./shell.js";
 import { problem, toast } from "./toast.js";
 import { Zoom } from "./zoom.js";
@@ -39,13 +39,17 @@ const MARKUP = `
       <button type="button" class="v-quiet" data-v="copy">Copy prompt</button>
       <a class="v-quiet" data-v="save" download>Download</a>
     </div>
+    <div class="v-view-share" data-v="sharing">
+      <p data-v="seen"></p>
+      <div><button type="button" class="v-quiet v-toggle" data-v="share" aria-pressed="false"></button><button type="button" class="v-quiet" data-v="link" hidden>Copy link</button></div>
+    </div>
     <dl data-v="table"></dl>
     <details data-v="raw" hidden><summary>As written in the file</summary><pre data-v="text"></pre></details>
     <ul class="v-view-notes" data-v="notes"></ul>
   </aside>`;
 
 export class View {
-  /** `does`: {moved(id), closed(), bin(id), star(id, starred)}. */
+  /** `does`: {moved(id), closed(), bin(id), star(id, starred), share(id, shared)}. */
   constructor(list, does) {
     this.list = list;
     this.does = does;
@@ -137,6 +141,8 @@ export class View {
     press(star, row.starred);
     star.lastChild.textContent = row.starred ? "Starred" : "Star";
     this.parts.timeline.hidden = !row.job;
+    this.parts.star.hidden = this.parts.bin.hidden = !row.mine;
+    this.shared(row);
     for (const near of [this.at + 1, this.at - 1]) {
       const other = this.list.rows[near];
       if (other) new Image().src = other.url;
@@ -188,6 +194,43 @@ export class View {
     if (told.start) before.dataset.src = told.start;
   }
 
+  /** Who sees it, and the button that changes it. */
+  shared(row) {
+    const { seen, share, link } = this.parts;
+    share.hidden = !row.mine || this.list.filter.binned;
+    link.hidden = !row.shared;
+    press(share, row.shared);
+    share.textContent = row.shared ? "Stop sharing" : "Share";
+    seen.textContent = row.shared
+      ? row.mine ? "Everybody who is let in here can see it." : "Somebody else made this, and shares it."
+      : "Only you can see it.";
+  }
+
+  async share(shared) {
+    const { id } = this;
+    try {
+      const link = await this.does.share(id, shared);
+      const told = await this.tell(id);
+      told.shared = shared;
+      if (this.id === id) this.shared({ ...told, ...this.row, shared });
+      return link;
+    } catch (error) {
+      problem(error);
+      return null;
+    }
+  }
+
+  /** For others: by an address that they can reach, which only the server knows. */
+  async copyLink() {
+    const told = await this.tell(this.id);
+    const link = told.mine ? await this.share(true) : location.href;
+    if (link) await this.copied(link, "The link is on the clipboard");
+  }
+
+  async copied(text, words) {
+    await copied(text).then(() => toast(words, { stays: 3000 }), problem);
+  }
+
   sends() {
     for (const [to, word, tab] of SENDS) {
       if (!hasTab(tab)) continue;
@@ -208,6 +251,9 @@ export class View {
 
   listen() {
     const { back, on, star, bin, facts, close, copy, timeline, compare, split, picture } = this.parts;
+    const { share, link } = this.parts;
+    share.addEventListener("click", () => this.share(share.getAttribute("aria-pressed") !== "true"));
+    link.addEventListener("click", () => this.copyLink());
     back.addEventListener("click", () => this.step(-1));
     on.addEventListener("click", () => this.step(1));
     close.addEventListener("click", () => this.dialog.close());
@@ -261,7 +307,7 @@ export class View {
 
   async star() {
     const { row } = this;
-    if (!row) return;
+    if (!row?.mine) return;
     await this.does.star(row.id, !row.starred);
     if (this.row === row) {
       press(this.parts.star, row.starred);
@@ -272,7 +318,7 @@ export class View {
   /** The next one takes the place of one that goes into the bin. */
   async bin() {
     const { at, row } = this;
-    if (!row) return;
+    if (!row?.mine) return;
     await this.does.bin(row.id);
     const next = this.list.rows[at] || this.list.rows[at - 1];
     if (next) this.does.moved(next.id);
@@ -288,12 +334,7 @@ export class View {
 
   async copy() {
     const { said, prompt } = await this.tell(this.id);
-    try {
-      await navigator.clipboard.writeText(said?.request?.prompt ?? prompt);
-      toast("The prompt is on the clipboard", { stays: 3000 });
-    } catch {
-      toast("The browser does not let this page use the clipboard", { kind: "problem" });
-    }
+    await this.copied(said?.request?.prompt ?? prompt, "The prompt is on the clipboard");
   }
 
   async timeline() {

@@ -75,7 +75,9 @@ export class Guides {
         "There is nothing to guide with yet: put a ControlNet, T2I-Adapter or IP-Adapter into models/ControlNet.";
       return;
     }
-    this.uses.push({ ...PLAIN, model: this.there.models[0].name });
+    const { models } = this.there;
+    const own = models.find((model) => model.for === this.form.model?.name) || models[0];
+    this.uses.push({ ...PLAIN, model: own.name, preprocessor: own.preprocessor || "none" });
     this.keep();
     await this.draw();
   }
@@ -149,9 +151,10 @@ class Card {
     const ways = there.preprocessors.map((one) => [one.name, one.title]);
     const { hearing, resize, during } = there.choices;
     const encoders = [["", "The one that fits"], ...there.encoders.map((name) => [name, name])];
+    this.ways = this.list("Made of the picture", "preprocessor", ways, () => (this.use.settings = {}));
     return made("div", { className: "v-guide-fields" },
-      this.list("Model", "model", models),
-      this.list("Made of the picture", "preprocessor", ways, () => (this.use.settings = {})),
+      this.list("Model", "model", models, () => this.fit()),
+      this.ways,
       this.range("Weight", "weight", 0, 2, 0.05),
       this.range("Begins at", "start", 0, 1, 0.01),
       this.range("Ends at", "end", 0, 1, 0.01),
@@ -175,6 +178,21 @@ class Card {
       this.changed();
     });
     return made("label", {}, words, box);
+  }
+
+  /** A model that says what its pictures are made by is given those. */
+  fit() {
+    const wanted = this.model?.preprocessor;
+    if (wanted && wanted !== this.use.preprocessor) this.made(wanted);
+  }
+
+  made(preprocessor) {
+    Object.assign(this.use, { preprocessor, settings: {} });
+    this.ways.control.value = preprocessor;
+  }
+
+  get model() {
+    return this.guides.there.models.find((one) => one.name === this.use.model);
   }
 
   range(words, name, low, high, step) {
@@ -202,7 +220,7 @@ class Card {
   changed(keeps = true) {
     if (keeps) this.guides.keep();
     const way = this.guides.there.preprocessors.find((one) => one.name === this.use.preprocessor);
-    this.help.textContent = way ? way.help : "";
+    this.help.textContent = [this.model?.about, way?.help].filter(Boolean).join(" ");
     this.unmask.hidden = !this.use.mask;
     if (this.way !== way) {
       this.way = way;
@@ -217,6 +235,15 @@ class Card {
       this.use.settings = { ...this.use.settings, [one.name]: now };
       this.changed();
     };
+    if (one.choices.length) {
+      const box = made("select", { title: one.help }, ...one.choices.map(([each, title]) => made("option", { value: each, textContent: title })));
+      if (![...box.options].some((each) => each.value === value)) {
+        box.prepend(made("option", { value, textContent: `${value} (not there)` }));
+      }
+      box.value = value;
+      box.addEventListener("change", () => keep(box.value));
+      return made("label", { title: one.help }, one.label, box);
+    }
     if (typeof one.default === "boolean") {
       const box = made("input", { type: "checkbox", checked: value, title: one.help });
       box.addEventListener("change", () => keep(box.checked));
@@ -297,7 +324,7 @@ class Card {
     const pen = canvas.getContext("2d");
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, width, height);
-    if (this.use.preprocessor === "none") this.use.preprocessor = "scribble";
+    if (this.use.preprocessor === "none" && !this.model?.preprocessor) this.made("scribble");
     return createImageBitmap(canvas);
   }
 

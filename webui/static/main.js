@@ -1,17 +1,21 @@
 // The page's scripts begin here. `page` is what webui/pages/create.py calls by name.
 
-import { asked, control, kept, part, present } from "./dom.js";
+import { asked, control, part, present } from "./dom.js";
 import { drops } from "./drop.js";
+import { Feed } from "./feed.js";
 import { Form } from "./form.js";
 import { Guides } from "./guides.js";
 import { keys } from "./keys.js";
+import { Queue } from "./queue.js";
 import { reading } from "./reading.js";
 import { resets } from "./resets.js";
 import { Session } from "./session.js";
 import { go } from "./shell.js";
 import { Start } from "./start.js";
+import { theming } from "./theming.js";
 import { startWordings } from "./wordings.js";
 
+const OUT = "You are no longer let in here; ask for a new link";
 const PATIENCE_MS = 5000;
 
 let session = null;
@@ -38,7 +42,9 @@ export const page = {
     resets(form);
     lookingInside(root);
     arrived();
+    const queue = new Queue(session);
     await session.resume();
+    new Feed((told) => queue.took(told), () => session.status.problem(OUT));
   },
 
   /** Generate was pressed: what was painted is put in first. */
@@ -69,7 +75,7 @@ export const page = {
   replied(reply) {
     clearTimeout(patience);
     if (!reply) session.status.problem("The server did not take it; its log says why.");
-    else if (reply.job) session.follow(reply.job);
+    else if (reply.job) session.handed(reply.job);
     else {
       session.forever.set(false);
       if (Object.keys(reply.errors).some((name) => name.startsWith("start."))) start.show("easel");
@@ -166,23 +172,5 @@ async function folding() {
   button.addEventListener("click", () => {
     const open = settings.classList.toggle("is-open");
     button.setAttribute("aria-expanded", String(open));
-  });
-}
-
-async function theming() {
-  const button = await present('[data-v="theme"]');
-  const shown = () => {
-    const dark = document.body.classList.contains("dark");
-    button.setAttribute("aria-pressed", String(dark));
-    button.textContent = dark ? "Light" : "Dark";
-  };
-  const chosen = kept("vitrine.theme");
-  if (chosen) document.body.classList.toggle("dark", chosen === "dark");
-  shown();
-  new MutationObserver(shown).observe(document.body, { attributeFilter: ["class"] });
-  button.addEventListener("click", () => {
-    document.body.classList.toggle("dark");
-    kept("vitrine.theme", document.body.classList.contains("dark") ? "dark" : "light");
-    window.dispatchEvent(new Event("resize"));
   });
 }

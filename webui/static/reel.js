@@ -15,7 +15,7 @@ export class Reel {
     this.first = 0; // a branch begins later
     this.reached = -1;
     this.passes = []; // what is planned: [{width, height, steps}]
-    this.begins = []; // where each pass begins that has begun: [{at, pass}]
+    this.begins = []; // where each pass begins that has begun: [{at, pass, offset}]
     this.schedule = [];
     this.sigmas = [];
     this.timesteps = [];
@@ -37,7 +37,7 @@ export class Reel {
     const { at, index, pass } = message;
     if (message.begins) {
       if (this.reached < 0) this.first = at;
-      this.begins.push({ at, pass });
+      this.begins.push({ at, pass, offset: at - index });
       (message.sigmas || []).forEach((sigma, k) => (this.schedule[at - index + k] = sigma));
       const planned = this.passes[pass];
       if (planned && !this.done) [this.width, this.height] = [planned.width, planned.height];

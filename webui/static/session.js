@@ -10,6 +10,7 @@ import { Status } from "./status.js";
 import { Timeline } from "./timeline.js";
 import { Watch } from "./watch.js";
 
+const ADDED_MS = 1500;
 const REMEMBERED = 12; // jobs of earlier runs of the server whose pictures are asked for again
 
 export class Session {
@@ -30,6 +31,8 @@ export class Session {
     this.reels = new Map();
     this.job = null;
     this.watch = null;
+    this.queued = new Set(); // jobs that come on the stage one after another
+    this.line = []; // the queue as it was told last
     this.engine = { ready: true };
   }
 
@@ -50,6 +53,7 @@ export class Session {
     const running = session.jobs.filter((job) => ["running", "waiting"].includes(job.state));
     const current = running.find((job) => job.state === "running") || running[0];
     const newest = this.gallery.newest();
+    for (const job of running) this.queued.add(job.id);
     if (current) this.follow(current.id);
     // Quietly: the line says "Ready." from the start, or by now something that must not be lost.
     else if (newest) this.showImage(newest, { quietly: true });
@@ -92,6 +96,44 @@ export class Session {
     this.machine();
   }
 
+  /** A job was handed over: it comes on the stage now, or after those before it. */
+  handed(id) {
+    this.queued.add(id);
+    if (!this.isRunning) this.follow(id);
+    else this.added();
+  }
+
+  /** The button that was pressed says so for a while: no words lie over it. */
+  added() {
+    const button = part("queue-add");
+    if (!button) return;
+    this.status.live.textContent = "Added to the queue.";
+    button.textContent = "Added";
+    clearTimeout(this.addedTimer);
+    this.addedTimer = setTimeout(() => (button.textContent = "Add to the queue"), ADDED_MS);
+  }
+
+  /** The queue is another one: the stage is for what runs. */
+  lined({ jobs }) {
+    // What was in the queue and is there no longer was worked off elsewhere, or discarded.
+    const there = new Set(jobs.map((job) => job.id));
+    for (const { id } of this.line) if (!there.has(id) && id !== this.job?.id) this.queued.delete(id);
+    this.line = jobs.filter((job) => this.queued.has(job.id) || this.watchesAll);
+    const [first] = this.line;
+    if (!first || first.id === this.job?.id) return;
+    const mine = this.line.find((job) => job.id === this.job?.id);
+    if (!this.isRunning || (mine?.state === "waiting" && first.state === "running")) this.follow(first.id);
+  }
+
+  /** Whether another job follows the one that is over. */
+  next() {
+    this.queued.delete(this.job.id);
+    this.line = this.line.filter((job) => job.id !== this.job.id);
+    const first = this.line[0]?.id ?? [...this.queued][0];
+    if (first) this.follow(first);
+    return Boolean(first);
+  }
+
   /** Watches a job from its beginning. */
   follow(id) {
     this.watch?.close();
@@ -109,12 +151,14 @@ export class Session {
       gone: () => {
         this.status.problem("This job is no longer there");
         this.ended();
+        this.next();
       },
     });
   }
 
   heard(message) {
     if (message.type === "started") {
+      this.job.begun = true;
       this.job.images = message.request.images;
       this.job.request = message.request;
       this.job.passes = message.passes;
@@ -135,7 +179,7 @@ export class Session {
     if (["finished", "failed", "cancelled"].includes(message.type)) {
       this.ended(message.type);
       const follows = this.start?.next(message.type, message.interrupted);
-      if (!follows) this.forever.ended(message.type, message.interrupted);
+      if (!this.next() && !follows) this.forever.ended(message.type, message.interrupted);
     }
   }
 
@@ -292,6 +336,8 @@ export class Session {
       this.start?.next(how, true);
     }
     if (!this.isRunning || !this.job) return;
+    // What has not begun has nothing to stop with.
+    if (how === "interrupt" && !this.job.begun) how = "cancel";
     try {
       await asked(`/api/jobs/${this.job.id}/${how}`, { method: "POST" });
       if (how === "interrupt") {

@@ -1,6 +1,7 @@
 // Settings: each change is sent when it is made, and answered in words.
 
-import { asked, made, part } from "./dom.js";
+import { asked, json, made, part } from "./dom.js";
+import { People } from "./people.js";
 import { onTab } from "./shell.js";
 import { styled } from "./styled.js";
 
@@ -12,10 +13,7 @@ export async function mount(root) {
 class Page {
   constructor(root) {
     this.root = root;
-    part("invite", root).addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.tried(() => this.invite(event.target));
-    });
+    this.people = new People(root, this);
     onTab(({ tab }) => tab === "settings" && this.tried(() => this.draw()));
     this.tried(() => this.draw());
   }
@@ -46,10 +44,7 @@ class Page {
       made("dd", { textContent: value || "not told" }),
     ]);
     part("start", this.root).replaceChildren(...rows);
-    const people = (await asked("/api/people")).map((one) => this.person(one));
-    part("people", this.root).replaceChildren(...people);
-    part("links", this.root).hidden = !told.house;
-    if (told.house) await this.list();
+    await this.people.draw(told.house);
   }
 
   field(field, group, may) {
@@ -83,48 +78,8 @@ class Page {
   async send(group, field, input) {
     const typed = input.value.trim();
     const value = typed === "" ? null : field.least === null ? typed : Number(typed);
-    const answer = await asked(`/api/settings/${group}`, posted({ [field.name]: value }));
+    const answer = await asked(`/api/settings/${group}`, json({ [field.name]: value }));
     await this.draw();
     this.say(`${field.title}: kept. It holds ${answer.holds}.`);
   }
-
-  person({ name, role, you, address }) {
-    const words = { house: "the machine's own user", guest: "a guest", viewer: "a viewer" };
-    const called = name ? `${name}, ${words[role]}` : words[role];
-    return made("li", { textContent: [called, you ? "(you)" : "", address ?? ""].join(" ").trim() });
-  }
-
-  async invite(form) {
-    const { name, role } = Object.fromEntries(new FormData(form));
-    const link = await asked("/api/links", posted({ name, role }));
-    const token = part("token", this.root);
-    token.textContent = `For ${link.name}, shown this once: ${link.urls.join(" or ")}`;
-    token.hidden = false;
-    form.reset();
-    await this.list();
-  }
-
-  async list() {
-    const { needed, links } = await asked("/api/links");
-    part("needed", this.root).hidden = needed;
-    const rows = links.map(({ id, name, role }) => {
-      const button = made("button", { type: "button", className: "v-quiet", textContent: "Revoke" });
-      button.addEventListener("click", () =>
-        this.tried(async () => {
-          await asked(`/api/links/${id}`, { method: "DELETE" });
-          await this.list();
-          this.say(`The link for ${name} opens nothing any more.`);
-        }),
-      );
-      const what = role === "viewer" ? "may watch" : "may make pictures";
-      return made("li", {}, made("span", { textContent: `${name}, ${what} ` }), button);
-    });
-    part("list", this.root).replaceChildren(...rows);
-  }
 }
-
-const posted = (body) => ({
-  method: "POST",
-  headers: { "content-type": "application/json" },
-  body: JSON.stringify(body),
-});

@@ -36,8 +36,9 @@ export class Status {
     const several = run.images > 1;
     if (message.type === "place") {
       const before = message.place;
-      const words = before === 0 ? "Next in line" : `Waiting: ${before} before this one`;
-      this.say(before === 0 && !run.ready ? "The engine is getting ready…" : `${words}…`, {
+      const words = message.paused ? "Paused; it waits in the queue until you go on"
+        : before === 0 ? "Next in line" : `Waiting: ${before} before this one`;
+      this.say(before === 0 && !run.ready && !message.paused ? "The engine is getting ready…" : `${words}…`, {
         kind: "busy", share: 0,
       });
     } else if (message.type === "started") {
@@ -92,7 +93,8 @@ export class Status {
   }
 }
 
-function duration(seconds) {
+/** Seconds in words. */
+export function duration(seconds) {
   if (seconds < 1) return "less than 1 s";
   if (seconds < 90) return `about ${Math.round(seconds)} s`;
   return `about ${Math.round(seconds / 60)} min`;

@@ -3,6 +3,7 @@
 
 import { kept, part } from "./dom.js";
 import { Film } from "./film.js";
+import { Unguided } from "./unguided.js";
 
 const STEP_MS = 110;
 const LONGEST_MS = 5000;
@@ -11,7 +12,9 @@ const SEEN = {
   latents: "with its noise",
   denoised: "the estimate",
   both: "with its noise, and the estimate",
+  unguided: "the estimate with the guides, and without them",
 };
+const CAPTIONS = ["With its noise", "What the model expects"];
 
 export class Timeline {
   constructor(root, show) {
@@ -25,6 +28,9 @@ export class Timeline {
       this.words[name] = part(name, root);
     }
     this.loop = part("loop", root);
+    this.bare = new Unguided(() => this.draw());
+    this.off = part("unguided", root);
+    this.captions = [...part("panes", root).querySelectorAll("figcaption")];
     this.views = [...this.root.querySelectorAll('input[name="v-view"]')];
     this.reel = null;
     this.index = 0;
@@ -38,14 +44,15 @@ export class Timeline {
     new ResizeObserver(() => this.draw()).observe(this.strip);
   }
 
-  /** What is chosen: one view, or "both". */
+  /** What is chosen: one view, "both", or "unguided". */
   get chosen() {
-    return this.views.find((radio) => radio.checked)?.value || "latents";
+    const chosen = this.views.find((radio) => radio.checked)?.value || "latents";
+    return chosen === "unguided" && !Unguided.of(this.reel) ? "latents" : chosen;
   }
 
   /** The view of the film, and the first one to be decoded in full. */
   get view() {
-    return this.chosen === "denoised" ? "denoised" : "latents";
+    return ["denoised", "unguided"].includes(this.chosen) ? "denoised" : "latents";
   }
 
   listen() {
@@ -168,6 +175,7 @@ export class Timeline {
   draw() {
     const { reel, view } = this;
     const ready = Boolean(reel && reel.last >= 0 && reel.known.latents.size);
+    this.off.hidden = !Unguided.of(reel);
     this.scrub.disabled = !ready;
     this.words.play.disabled = !ready || reel.last < 1;
     this.root.classList.toggle("is-empty", !ready);
@@ -192,7 +200,19 @@ export class Timeline {
     const seen = SEEN[this.chosen];
     const words = `Step ${this.index} of ${reel.last}, ${seen}, sigma ${sigma.toFixed(2)}`;
     this.scrub.setAttribute("aria-valuetext", words);
-    const views = this.chosen === "both" ? ["latents", "denoised"] : [view];
-    this.show(views.map((one) => reel.frame(one, this.index)), words);
+    if (this.chosen === "unguided") this.compare(words);
+    else {
+      this.captions.forEach((caption, i) => (caption.textContent = CAPTIONS[i]));
+      const views = this.chosen === "both" ? ["latents", "denoised"] : [view];
+      this.show(views.map((one) => reel.frame(one, this.index)), words);
+    }
+  }
+
+  /** The estimate of this moment with the guides, beside the one without them. */
+  compare(words) {
+    const pair = this.bare.pair(this.reel, this.index);
+    const waits = pair ? pair.problem || "Without the guides" : "Without the guides: asking the model…";
+    ["With the guides", waits].forEach((text, i) => (this.captions[i].textContent = text));
+    this.show(pair?.bitmaps || [this.reel.frame("denoised", this.index), null], words);
   }
 }

@@ -131,3 +131,31 @@ def test_who_is_paused_waits_and_others_do_not() -> None:
     assert line.take() is None and line.place(mine) == 0
     line.pause(None, False)
     assert line.take() is mine
+
+
+def test_who_listens_hears_of_every_change_and_of_none_after_that() -> None:
+    line, heard = Line(), []
+
+    def listener() -> None:
+        heard.append(line.counts()[0])  # the line can be asked from where it tells
+
+    line.changes.listen(listener)
+    mine = [Job(ASKED, "me", id) for id in ("1", "2")]
+    for job in mine:
+        line.add(job)
+    line.arrange(["2", "1"], "me")
+    line.pause("me", True)
+    assert heard == [1, 2, 2, 2]
+    line.changes.forget(listener)
+    line.pause("me", False)
+    assert len(heard) == 4
+
+
+def test_what_was_cancelled_while_it_waited_counts_no_more() -> None:
+    line = Line()
+    gone, stays = Job(ASKED, "me", "1"), Job(ASKED, "me", "2")
+    line.add(gone)
+    line.add(stays)
+    gone.cancel()
+    assert line.counts() == (1, 0) and line.place(stays) == 0
+    assert line.struck_out() == [gone] and line.take() is stays

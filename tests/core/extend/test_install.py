@@ -15,7 +15,7 @@ from core.errors import ExtensionError, RequestError
 from core.extend import requirements
 from core.extend.index import read_index, searched
 from core.extend.install import Installer
-from core.extend.sources import checked_url, fetched, unpacked
+from core.extend.sources import archives, checked_url, fetched, unpacked
 
 COMMIT = "a" * 40
 GOOD = {"extension.py": "x = 1\n", "extension.toml": 'title = "Good"\npermissions = ["network"]\n'}
@@ -224,3 +224,24 @@ def test_git_is_told_of_no_hooks_and_no_way_but_https(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode and "not allowed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "places"),
+    [
+        ("https://github.com/a/b.git", ["https://codeload.github.com/a/b/zip/HEAD"]),
+        (
+            "https://gitlab.com/a/b/c",
+            [
+                "https://gitlab.com/a/b/c/-/archive/HEAD/extension.zip",
+                "https://gitlab.com/a/b/c/archive/HEAD.zip",
+            ],
+        ),
+        ("https://example.com/a?b", ["https://example.com/a/-/archive/HEAD/extension.zip",
+                                     "https://example.com/a/archive/HEAD.zip"]),
+        ("https://example.com/", []),
+        ("https://example.com/a%2e/b", []),
+    ],
+)  # fmt: skip
+def test_without_git_the_archives_of_hosts_are_known(url: str, places: list[str]) -> None:
+    assert list(archives(url)) == places

@@ -12,6 +12,9 @@ from core.errors import RequestError
 from core.images.edges import canny, gradients
 from core.images.guides import PREPROCESSORS, preprocessor
 
+BY_HAND = [name for name, one in PREPROCESSORS.items() if one.ask is None]
+"""What needs no network."""
+
 SIZE = 32
 
 
@@ -34,7 +37,7 @@ def noisy() -> Image.Image:
     return Image.fromarray(levels)
 
 
-@pytest.mark.parametrize("name", PREPROCESSORS)
+@pytest.mark.parametrize("name", BY_HAND)
 def test_every_guide_is_as_large_as_its_picture_and_the_same_each_time(name: str) -> None:
     picture, mask = noisy(), Image.new("L", (SIZE, SIZE), 255)
     first = made(name, picture, mask)
@@ -163,7 +166,7 @@ def test_a_flat_depth_faces_the_viewer_and_a_slope_faces_by_its_angle() -> None:
     assert (made("normals", grey(ramp), background=255) == (128, 128, 255)).all()
 
 
-@pytest.mark.parametrize("name", [n for n, one in PREPROCESSORS.items() if n != "none"])
+@pytest.mark.parametrize("name", [n for n in BY_HAND if n != "none"])
 def test_every_setting_is_bounded_and_a_stranger_is_named(name: str) -> None:
     one = preprocessor(name)
     for field in dataclasses.fields(one.settings):
@@ -177,5 +180,5 @@ def test_every_setting_is_bounded_and_a_stranger_is_named(name: str) -> None:
 
 
 def test_an_unknown_preprocessor_is_answered_with_all_there_are() -> None:
-    with pytest.raises(RequestError, match=r"no preprocessor named 'pose'.*canny"):
-        preprocessor("pose")
+    with pytest.raises(RequestError, match=r"no preprocessor named 'poses'.*canny"):
+        preprocessor("poses")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import RequestError
@@ -24,16 +27,18 @@ from core.models.depth import (
     normalised_depth,
     read_depth_estimator,
 )
+from core.models.files import read_header
 from core.models.layouts import read_model_header
 from core.models.store import Store
 from core.passes import kept_intervals
 from core.registry import built_in
 from core.request import Enlarge, GenerationRequest, StartImage
 from core.settings import default_settings
+from tests.core.models import midas
 from tests.core.models.test_manifests import header_of, manifest
 from tests.tiny import checkpoint_tensors, write_checkpoint
 
-WIDTHS = {"stem": 32, "stage": 128, "vit": 64, "fusion": 32}
+WIDTHS = {"stem": 32, "stage": 128, "vit": 128, "fusion": 32}
 LAYERS = 4
 ASKED = GenerationRequest(
     prompt="an apple", checkpoint="depth", seed=7, steps=4, width=64, height=64, sampler="euler"
@@ -115,7 +120,7 @@ def estimator_tensors(seed: int = 0) -> dict[str, Tensor]:
 
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
         if "norm" in name and name.endswith("weight"):
-            return torch.ones(shape)
+            return 1 + 0.3 * torch.randn(shape, generator=generator)
         spread = 1 / float(np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
         return torch.randn(shape, generator=generator) * spread + ("output_conv.4.b" in name) * 3
 
@@ -164,6 +169,75 @@ def test_an_estimator_says_something_of_every_place(house: House) -> None:
     assert depth.shape == (1, 1, 32, 32)
     assert depth.std() > 1e-3
     assert not torch.equal(depth, estimator.depth(ramp()))
+
+
+def read_depth(tensors: dict[str, Tensor], path: Path, given: Tensor) -> Tensor:
+    """What our reader's network says of (1 3 h w) with a checkpoint's tensors."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    network = read_depth_estimator(read_header(path)).network
+    with torch.inference_mode():
+        return network(given).predicted_depth
+
+
+def exchanged(one: str, other: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """The tensors of two places in each other's."""
+
+    def exchange(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        turned = {}
+        for name, tensor in tensors.items():
+            is_one = one in name
+            meant = name.replace(one, other) if is_one else name.replace(other, one)
+            turned[name] = tensors.get(meant, tensor)
+        return turned
+
+    return exchange
+
+
+def turned_round(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def turned(tensor: Tensor) -> Tensor:
+        query, key, value = tensor.chunk(3)
+        return torch.cat([key, value, query])
+
+    return {name: turned(t) if ".qkv." in name else t for name, t in tensors.items()}
+
+
+GIVEN = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(8)) * 2 - 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_its_numbers_are_those_of_the_network_as_its_papers_draw_it(
+    seed: int, tmp_path: Path
+) -> None:
+    tensors = estimator_tensors(seed)
+    wanted = midas.depth({n.removeprefix(PREFIX): t for n, t in tensors.items()}, GIVEN)
+    assert wanted.std() > 1e-2
+    found = read_depth(tensors, tmp_path / "depth.safetensors", GIVEN)
+    assert (found - wanted).abs().max() / wanted.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        exchanged("refinenet1", "refinenet4"),
+        exchanged("refinenet2", "refinenet3"),
+        exchanged("resConfUnit1", "resConfUnit2"),
+        exchanged("resConfUnit2.conv1", "resConfUnit2.conv2"),
+        exchanged("layer3_rn", "layer4_rn"),
+        exchanged("act_postprocess3.0", "act_postprocess4.0"),
+        exchanged("act_postprocess3.3", "act_postprocess4.3"),
+        exchanged("blocks.0.attn", "blocks.1.attn"),
+        exchanged("stages.1.blocks.0.norm1", "stages.1.blocks.0.norm2"),
+        turned_round,
+    ],
+)
+def test_every_mistake_in_the_order_of_parts_shows(
+    mistake: Callable[[dict[str, Tensor]], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """The law above would see it: what is exchanged does not give the same numbers."""
+    tensors = estimator_tensors()
+    wanted = midas.depth({n.removeprefix(PREFIX): t for n, t in tensors.items()}, GIVEN)
+    wrong = read_depth(mistake(tensors), tmp_path / "wrong.safetensors", GIVEN)
+    assert (wrong - wanted).abs().max() / wanted.abs().max() > 1e-4
 
 
 def test_depth_is_spread_over_the_whole_range() -> None:

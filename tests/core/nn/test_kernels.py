@@ -78,6 +78,18 @@ def test_size_that_came_first_changes_nothing() -> None:
         assert torch.equal(one, other)
 
 
+@torch.inference_mode()
+def test_channels_that_size_matters_to_are_packed_for_it() -> None:
+    layer = Conv2d(8, 48, 3, padding=1)
+    before = layer.weight.detach().clone()
+    small, large = torch.randn(1, 8, 4, 4), torch.randn(2, 8, 32, 24)
+    first = layer(small)
+    for x in (large, small):
+        torch.testing.assert_close(layer(x).double(), plainly(layer, x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(kernels.dense(layer.weight), before)
+    assert torch.equal(layer(small), first)
+
+
 def test_packed_layer_can_be_moved_read_and_trained() -> None:
     layer = Conv2d(8, 8, 3, padding=1)
     before = layer.weight.detach().clone()

@@ -34,8 +34,28 @@ TINY_UNETS = {
         linear_projection=True,
         vector=80,
     ),
+    "sdxl-refiner": UNetConfig(
+        channels=32,
+        multipliers=(1, 2, 4, 4),
+        depths=(0, 2, 2, 0),
+        middle_depth=2,
+        context=24,
+        heads=None,
+        head_width=16,
+        linear_projection=True,
+        vector=96,
+    ),
     "inpainting": UNetConfig(
         in_channels=9, channels=32, multipliers=(1, 2, 2, 2), context=24, heads=8
+    ),
+    "depth": UNetConfig(
+        in_channels=5,
+        channels=32,
+        multipliers=(1, 2, 2, 2),
+        context=24,
+        heads=None,
+        head_width=16,
+        linear_projection=True,
     ),
 }
 
@@ -60,7 +80,8 @@ def test_the_unet_says_what_diffusers_says(name: str, size: tuple[int, int]) -> 
         assert relative(ours(x, timestep, context), expected) < 1e-5
     else:
         pooled = torch.randn(2, 16, generator=generator)
-        numbers = torch.tensor([[64.0, 48.0, 0.0, 8.0]]).repeat(2, 1)
+        count = (config.vector - 16) // 16  # sizes, crop, target; or the aesthetic score
+        numbers = torch.tensor([[64.0, 48.0, 0.0, 8.0, 6.0]])[:, :count].repeat(2, 1)
         added = {"text_embeds": pooled, "time_ids": numbers}
         expected = theirs(x, timestep, context, added_cond_kwargs=added).sample
         embedded = theirs.add_time_proj(numbers.flatten()).reshape(2, -1)
@@ -129,7 +150,7 @@ def diffusers_unet(config: UNetConfig):  # type: ignore[no-untyped-def]
         layers_per_block=config.blocks,
         cross_attention_dim=config.context,
         attention_head_dim=heads,  # diffusers means the number of heads by this
-        transformer_layers_per_block=[depth or 1 for depth in config.depths],
+        transformer_layers_per_block=[depth or config.middle_depth for depth in config.depths],
         use_linear_projection=config.linear_projection,
         norm_num_groups=config.groups,
         **extra,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from core.request import Emphasis
 from core.sampling.conditioning import Conditioning, PromptOverTime
-from core.text.encode import encode, weighed
+from core.text.encode import Encodings, encode, weighed
 from core.text.encoders import Encoded, clip_text_model
 from core.text.prompt import Counting, Part
 from core.text.tokenizer import Tokenizer
@@ -70,18 +70,43 @@ def test_steps_are_counted_as_the_walk_says():
     assert said == [True] * 6 + [False] * 4
 
 
+class Asked:
+    """The encoder, and how often it was asked."""
+
+    device = ENCODER.device
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
+        self.times += 1
+        return ENCODER(ids, clip_skip)
+
+
 def test_each_distinct_chunk_is_encoded_once():
-    asked: list[Tensor] = []
+    asked = Asked()
+    encode("[a|b] BREAK same AND (same:1.2)", "", asked, 20, tokenizer=TOKENIZER)
+    assert asked.times == 4  # a, b, same, and the empty one
 
-    class Counting:
-        device = ENCODER.device
 
-        def __call__(self, ids: Tensor, clip_skip: int = 1) -> Encoded:
-            asked.append(ids)
-            return ENCODER(ids, clip_skip)
+def test_what_was_encoded_before_is_not_encoded_again_until_it_is_forgotten():
+    asked, encodings = Asked(), Encodings(room=3)
 
-    encode("[a|b] BREAK same AND (same:1.2)", "", Counting(), 20, tokenizer=TOKENIZER)
-    assert len(asked) == 4  # a, b, same, and the empty one
+    def times(prompt: str, clip_skip: int = 1) -> int:
+        before = asked.times
+        positive, _ = encode(
+            prompt, "", asked, 2, tokenizer=TOKENIZER, clip_skip=clip_skip, encodings=encodings
+        )
+        fresh, _ = encode(prompt, "", ENCODER, 2, tokenizer=TOKENIZER, clip_skip=clip_skip)
+        assert torch.equal(positive.at(0)[0][0].context, fresh.at(0)[0][0].context)
+        return asked.times - before
+
+    assert times("a cat") == 2  # and the empty one
+    assert times("(a cat:1.3)") == 0  # weights come later
+    assert times("a cat", clip_skip=2) == 2
+    assert times("a cat") == 2  # room is for three chunks
+    encodings.forget()
+    assert times("a cat") == 2
 
 
 def test_and_keeps_its_weights():

@@ -17,6 +17,31 @@ from PIL import Image
 from tests.webui.sdapi.conftest import Served
 
 RECORDED = json.loads((Path(__file__).parent / "clients.json").read_text(encoding="utf-8"))
+LOOKED = json.loads((Path(__file__).parent / "clients_look.json").read_text(encoding="utf-8"))
+KEYS = {
+    "options": {"sd_model_checkpoint", "sd_vae", "CLIP_stop_at_last_layers", "samples_format"},
+    "progress": {"progress", "eta_relative", "state", "current_image", "textinfo"},
+    "samplers": {"name", "aliases", "options"},
+    "schedulers": {"name", "label", "aliases", "default_rho", "need_inner_model"},
+    "upscalers": {"name", "model_name", "model_path", "model_url", "scale"},
+    "latent-upscale-modes": {"name"},
+    "sd-models": {"title", "model_name", "hash", "sha256", "filename", "config"},
+    "sd-vae": {"model_name", "filename"},
+    "loras": {"name", "alias", "path", "metadata"},
+    "hypernetworks": {"name", "path"},
+    "face-restorers": {"name", "cmd_dir"},
+    "realesrgan-models": {"name", "path", "scale"},
+    "prompt-styles": {"name", "prompt", "negative_prompt"},
+    "embeddings": {"loaded", "skipped"},
+    "scripts": {"txt2img", "img2img"},
+    "memory": {"ram", "cuda"},
+    "/app_id": {"app_id"},
+    "/controlnet/version": {"version"},
+    "/controlnet/model_list": {"model_list"},
+    "/controlnet/module_list": {"module_list"},
+    "/controlnet/control_types": {"control_types"},
+}
+"""What each answer, or each of its rows, is read for."""
 SMALL = {"width": 64, "height": 64, "steps": 2, "prompt": "an apple"}
 API = "/sdapi/v1"
 
@@ -27,8 +52,10 @@ def picture(colour: str = "#806040") -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def sent(call: dict[str, Any]) -> dict[str, Any]:
+def sent(call: dict[str, Any], client: httpx.Client) -> dict[str, Any]:
     body = dict(call["body"])
+    if call.get("whole"):
+        body = {**client.get(API + call["path"]).json(), **body}
     if name := call.get("with_picture"):
         body[name] = [picture()] if name == "init_images" else "data:image/png;base64," + picture()
     if call.get("with_mask"):
@@ -39,9 +66,12 @@ def sent(call: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("call", RECORDED, ids=[f"{c['client']} {c['path']}" for c in RECORDED])
 def test_recorded_calls_are_answered(call: dict[str, Any], served: Served) -> None:
     with served.client() as client:
-        answer = client.post(API + call["path"], json=sent(call), headers=call.get("headers"))
-    assert answer.status_code == 200, answer.text
+        path = call["path"] if call.get("outside") else API + call["path"]
+        answer = client.post(path, json=sent(call, client), headers=call.get("headers"))
+    assert answer.status_code == call.get("status", 200), answer.text
     told = answer.json()
+    if "says" in call:
+        assert call["says"] in told["detail"]
     if "equals" in call:
         assert told == call["equals"]
     if "keys" in call:
@@ -53,6 +83,22 @@ def test_recorded_calls_are_answered(call: dict[str, Any], served: Served) -> No
         info = json.loads(told["info"])
         for piece in call["infotext"]:
             assert piece in info["infotexts"][0]
+
+
+@pytest.mark.parametrize("name", LOOKED)
+def test_what_clients_look_at_is_there_in_the_shape_they_read(name: str, served: Served) -> None:
+    with served.client() as client:
+        for path in LOOKED[name]:
+            answer = client.get(path if path.startswith("/") else f"{API}/{path}")
+            assert answer.status_code == 200, path
+            told = answer.json()
+            keys = KEYS.get(path.partition("?")[0], set())
+            rows = told if isinstance(told, list) else [told]
+            assert all(keys <= set(row) for row in rows if keys), path
+
+
+def test_every_client_that_is_listed_is_recorded() -> None:
+    assert {call["client"] for call in RECORDED} == {*LOOKED, "LibreChat"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Transformer blocks of a U-Net through torch.compile: one region that repeats, so it is quick to
+compile, and the rest as it is.
+
+A compiled block reads its weights anew in every call, so LoRAs come and go as without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.nn.attention import PLAIN, TransformerBlock
+
+
+class CompiledBlocks:
+    """How a U-Net is called whose transformer blocks are compiled, each shape at its first use.
+
+    Another way of attending is not compiled, as it may be any code. Where compiling fails, that is
+    told once and nothing is compiled any more.
+
+    Args:
+        tell: takes a sentence and its kind.
+        backend: of torch.compile.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tell: Callable[[str, str], object],
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> None:
+        self._tell = tell
+        self._failed = False
+        for block in network.modules():
+            if isinstance(block, TransformerBlock):
+                block.compile(backend=backend)
+
+    def __call__(self, call: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        """`call` with the arguments of UNet.forward."""
+        attending = options.get("attending", args[4] if len(args) > 4 else PLAIN)
+        if not self._failed and attending == PLAIN:
+            from torch._dynamo.exc import TorchDynamoException  # seconds: only where it is wanted
+
+            try:
+                return call(*args, **options)
+            except TorchDynamoException as error:
+                self._failed = True
+                reason = str(error).strip().partition("\n")[0]
+                self._tell(f"the network could not be compiled, so it runs as it is: {reason}", "speed")
+        with torch.compiler.set_stance("force_eager"):
+            return call(*args, **options)

@@ -1,0 +1,190 @@
+"""A file of 2 GB into memory: SD 1.5's whole fp16 file to float32, by our store and by diffusers.
+
+`python -m tests.benchmarks.loading [--rounds N] [--json FILE]`. All code is imported before, and
+the file is in the system's cache; what is timed is the reading alone, each time in a new process.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from core.engine.answers import exhausted
+from core.models.catalog import Catalog
+from core.models.hashing import Hashing
+from core.models.store import Store
+from tests.benchmarks.harness import (
+    OURS,
+    ROOT,
+    THEIRS,
+    Asked,
+    Row,
+    children_alternated,
+    forget_peak,
+    has_diffusers,
+    memory,
+    seconds,
+)
+from tests.benchmarks.models import settings_for, written
+
+HASHED, LATER = "with its hash", "later"
+VOCABULARY = ROOT / "core" / "text" / "vocab"
+
+
+def rows(asked: Asked) -> Iterator[Row]:
+    """First loads: nothing is known of the file. Then later ones, in a new process as well."""
+    functions = {
+        OURS: "loading:our_first",
+        HASHED: "loading:our_hashed",
+        LATER: "loading:our_later",
+    }
+    if has_diffusers():
+        functions[THEIRS] = "loading:theirs"
+    given = {"file": str(written(asked.folder)), "folder": str(asked.folder)}
+    for threads in asked.threads:
+        found = children_alternated(functions, asked.rounds, threads, **given)
+        theirs = found.get(THEIRS, [])
+        for name, what, most in (
+            (OURS, "first load, until it can paint", 0.8),
+            (HASHED, "the same, until its SHA-256 is known too", None),
+            (LATER, "later load", 0.8),
+        ):
+            for unit, clock in (("CPU s", 1), ("s", 2)):
+                yield Row(
+                    what,
+                    seconds(found[name], clock),
+                    seconds(theirs, clock),
+                    unit,
+                    threads,
+                    most,
+                    more={"found": found[name], THEIRS: theirs},
+                )
+        peaks = [one["peak"] for one in found[OURS]]
+        yield Row(
+            "peak memory of a first load", peaks, unit="× weights", threads=threads, most=1.1,
+            note="" if not theirs else f"diffusers {max(one['peak'] for one in theirs):.2f}",
+        )  # fmt: skip
+
+
+def our_first(file: str, folder: str) -> dict[str, float]:
+    """In a child: from the name of a file that was never seen to its networks."""
+    return _ours(file, folder)
+
+
+def our_hashed(file: str, folder: str) -> dict[str, float]:
+    """In a child: the same, and then the rest of its hash, for which a run does not wait."""
+    return _ours(file, folder, hashed=True)
+
+
+def our_later(file: str, folder: str) -> dict[str, float]:
+    """In a child: the file's header and hash are known from before."""
+    return _ours(file, folder, known=True)
+
+
+def _ours(file: str, folder: str, hashed: bool = False, known: bool = False) -> dict[str, float]:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    assert CLIPTextConfig and CLIPTextModel
+    with tempfile.TemporaryDirectory() as data:
+        settings = replace(settings_for(Path(file), Path(folder)), data_dir=Path(data))
+        name = str(settings.checkpoint)
+        if known:
+            before = Catalog(settings)
+            before.hashed(before.checkpoint(name).path)
+
+        def load() -> tuple[nn.Module, ...]:
+            catalog = Catalog(settings)
+            with Hashing(catalog) as hashing:
+                model = exhausted(Store(settings, catalog).loaded(name))
+                if hashed:
+                    hashing.of(model)
+                    exhausted(hashing.rest())
+            return model.network, model.vae, model.text
+
+        return _measured(Path(file), load)
+
+
+def theirs(file: str, folder: str) -> dict[str, float]:
+    """In a child: diffusers' pipeline, its configuration in a folder of its own: no network."""
+    import torch
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    assert CLIPTextConfig and CLIPTextModel and AutoencoderKL and UNet2DConditionModel
+    config = _configuration(Path(folder) / "sd15-configuration")
+
+    def load() -> tuple[nn.Module, ...]:
+        pipeline: Any = StableDiffusionPipeline.from_single_file(
+            file,
+            config=str(config),
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            safety_checker=None,
+            feature_extractor=None,
+        )
+        return pipeline.unet, pipeline.vae, pipeline.text_encoder
+
+    return _measured(Path(file), load)
+
+
+def _measured(path: Path, load: Callable[[], tuple[nn.Module, ...]]) -> dict[str, float]:
+    """Seconds, and the peak above what was there before, in terms of the weights."""
+    with path.open("rb", buffering=0) as file:  # a busy machine may have forgotten it
+        buffer = bytearray(2**22)
+        while file.readinto(buffer):
+            pass
+    before = memory()[0]
+    forget_peak()
+    cpu, wall = time.process_time(), time.perf_counter()
+    parts = load()
+    taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    peak = memory()[1] - before
+    weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters()) / 1e9
+    return {**taken, "peak": peak / weights, "weights": weights}
+
+
+def _configuration(folder: Path) -> Path:
+    """SD 1.5's numbers as diffusers wants them beside a single file."""
+    if (folder / "model_index.json").exists():
+        return folder
+    import torch
+    from diffusers import PNDMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from core.nn.unet import UNetConfig
+    from core.nn.vae import VAEConfig
+    from tests.core.nn.test_parity import diffusers_unet, diffusers_vae
+
+    text = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    )
+    with torch.device("meta"):
+        unet, vae = diffusers_unet(UNetConfig()), diffusers_vae(VAEConfig())
+        encoder = CLIPTextModel(text)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True
+    )
+    tokenizer = CLIPTokenizer(str(VOCABULARY / "vocab.json"), str(VOCABULARY / "merges.txt"))
+    pipeline: Any = StableDiffusionPipeline(
+        vae=vae, text_encoder=encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    for name, part in (("unet", unet), ("vae", vae), ("scheduler", scheduler)):
+        part.save_config(folder / name)
+    text.save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    pipeline.save_config(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    from tests.benchmarks.__main__ import main
+
+    sys.exit(main(["loading", *sys.argv[1:]]))
