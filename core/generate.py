@@ -18,10 +18,11 @@ from core.errors import NotFinite
 from core.events import Decoding, Event, Finished, ImageDone, Note, Started, Step
 from core.images.start import Prepared
 from core.models.hashing import Hashing
+from core.nn.copies import fetched
 from core.passes import checkpoints, groups, passes
 from core.request import GenerationRequest, Record, Wish
 from core.resolve import resolve
-from core.run import Guide, House, Run, Walk, masked_denoiser
+from core.run import Guide, House, Run, Walk, masked_denoiser, on
 from core.sampling.guidance import Combine, Predictions
 from core.sampling.masking import settled
 from core.sampling.state import Denoiser, State, walk
@@ -129,7 +130,7 @@ def _painted(
     for part in parts[first:]:
         path = yield from run.walk(part, images, latents)
         if resumed is not None and resumed.state is not None and part.index == first:
-            path = path.at(_on_device(resumed.state, path.model.device))
+            path = path.at(resumed.state.mapped(on(path.model.device)))
         else:
             yield _step(path, path.start, [], {}, 0.0, begins=True)
         state, count, asked = yield from _walked(run, path, wish)
@@ -215,7 +216,7 @@ def _denoisers(
     """The denoiser of each interval, as `walk` asks for it."""
 
     def denoiser_at(index: int) -> Denoiser:
-        denoise = guide.denoiser_at(index, combine)
+        denoise = guide.denoiser_at(index, combine, played_back=True)
         return _taped(masked_denoiser(path, denoise, index), tape)
 
     return denoiser_at
@@ -267,32 +268,20 @@ def _step(
 ) -> Step:
     sigma = path.sampler.level(state, path.sigmas)
     timestep = path.model.schedule.timestep(sigma) if sigma > 0 else torch.zeros(())
+    kept = [t for of_name in probes.values() for t in of_name]
+    fetch = fetched([*state.tensors, *tape, *kept])
     return Step(
         images=path.images,
         pass_index=path.part.index,
         sigmas=tuple(path.sigmas.tolist()),
         sigma=float(sigma),
         timestep=float(timestep),
-        state=on_cpu(state),
+        state=state.mapped(fetch),
         seconds=seconds,
-        estimates=tuple(t.cpu() for t in tape),
+        estimates=tuple(map(fetch, tape)),
         origin=path.origin,
         begins=begins,
-        probes={name: tuple(t.cpu() for t in kept) for name, kept in probes.items()},
-    )
-
-
-def on_cpu(state: State) -> State:
-    """The same state with its tensors on the CPU, where readers may look at them."""
-    return _on_device(state, torch.device("cpu"))
-
-
-def _on_device(state: State, device: torch.device) -> State:
-    return replace(
-        state,
-        latents=state.latents.to(device),
-        denoised=None if state.denoised is None else state.denoised.to(device),
-        memory=tuple(t.to(device) for t in state.memory),
+        probes={name: tuple(map(fetch, of_name)) for name, of_name in probes.items()},
     )
 
 

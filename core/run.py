@@ -96,18 +96,24 @@ class Guide:
         """How the answers to its prompts become one."""
         return self.wrapping.combine(classifier_free(self.cfg_scale))
 
-    def denoiser_at(self, index: int, combine: Combine | None = None) -> Denoiser:
+    def denoiser_at(
+        self, index: int, combine: Combine | None = None, played_back: bool = False
+    ) -> Denoiser:
         """The guided denoiser of one interval.
 
         An adaptive sampler may take more intervals than there are wordings; the last one stays.
+
+        Args:
+            played_back: whether calls may be recordings, as they are where nobody looks inside.
         """
         self.wear()
         model = self.model
         beside = acting(self.controls, index, self.intervals)
         index = min(index, len(self.positive.intervals) - 1)
         ((negative, _),) = self.negative.at(index)
+        graphs = model.graphs if played_back and not self.tiling else None
         predictor = Predictor(
-            network=model.network,
+            network=graphs or model.network,
             prediction=model.prediction,
             schedule=self.schedule,
             dtype=model.dtype,
@@ -476,12 +482,12 @@ def _continued(walk: Walk, step: Step, sampler: SamplerEntry, registry: Registry
                     "sampler",
                 )
         memory = ()  # what one sampler remembers no other one can read
-    return replace(
-        state,
-        latents=state.latents.to(walk.model.device),
-        denoised=None if state.denoised is None else state.denoised.to(walk.model.device),
-        memory=tuple(t.to(walk.model.device) for t in memory),
-    )
+    return state.remembering(memory).mapped(on(walk.model.device))
+
+
+def on(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What brings a tensor there."""
+    return lambda tensor: tensor.to(device)
 
 
 def _check_same_latents(first: Checkpoint, second: Checkpoint) -> None:

@@ -15,6 +15,8 @@ from core.errors import FileError, RequestError
 Precision = Literal["automatic", "float32", "bfloat16", "float16"]
 Memory = Literal["plenty", "medvram", "lowvram"]
 Tiles = Literal["automatic", "always", "never"]
+Compile = Literal["off", "blocks"]
+Switch = Literal["off", "on"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,12 @@ class Settings:
     vae_tiles: Tiles = "automatic"
     """Whether the VAE works on overlapping tiles of a large picture; "automatic": where it would
     not fit as a whole."""
+    compile: Compile = "off"
+    """What of a U-Net goes through torch.compile: "blocks": its transformer blocks, which takes
+    about a minute at the first picture. On a graphics card (cuda) alone."""
+    cuda_graphs: Switch = "off"
+    """Whether calls of the U-Net are recorded on the card and played back, at the price of memory
+    there. On a graphics card (cuda) alone."""
     checkpoint: str | None = None
     """Name of the default checkpoint; None: your first own one, else the one that ships."""
     checkpoints_in_memory: int = 1
@@ -96,6 +104,8 @@ _CHOICES = {
     "vae_precision": get_args(Precision),
     "memory": get_args(Memory),
     "vae_tiles": get_args(Tiles),
+    "compile": get_args(Compile),
+    "cuda_graphs": get_args(Switch),
 }
 _PLACES = ("_dir", "_paths")
 """How the names of settings end that are files or folders."""

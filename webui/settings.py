@@ -17,7 +17,7 @@ from core.errors import FileError, RequestError
 from core.images.save import FileFormat
 from core.models.catalog import Catalog
 from core.request import Json
-from core.settings import Memory, Precision, Settings, Tiles
+from core.settings import Compile, Memory, Precision, Settings, Switch, Tiles
 from webui import settings_file
 from webui.house import check_house, is_house
 from webui.people import People, save_options
@@ -56,6 +56,20 @@ MACHINE = (
         "For large pictures in little memory; a tiled picture is slightly another one. "
         "automatic: only where it would not fit as a whole.",
         get_args(Tiles),
+    ),
+    Field(
+        "compile",
+        "Compile the network",
+        "For graphics cards (cuda). blocks: the first picture waits about a minute, later ones are "
+        "quicker. Not measured on a card yet.",
+        get_args(Compile),
+    ),
+    Field(
+        "cuda_graphs",
+        "Play recorded steps back",
+        "For graphics cards (cuda) with memory to spare: a step is recorded once (CUDA graphs) and "
+        "then starts at once. Not measured on a card yet.",
+        get_args(Switch),
     ),
     Field(
         "checkpoints_in_memory", "Models kept loaded", "Switching between them is quick.", least=1

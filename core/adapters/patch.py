@@ -244,7 +244,10 @@ def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
         raise AdapterError(
             f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
         )
-    return total.to(original.dtype)
+    changed = total.to(original.dtype)
+    if changed.stride() != original.stride():  # channels last on a graphics card
+        changed = torch.empty_like(original).copy_(changed)
+    return changed
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

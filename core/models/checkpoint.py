@@ -18,6 +18,7 @@ from core.models.catalog import Version
 from core.models.embeddings import Known
 from core.models.family import Family
 from core.models.footprint import decoding_bytes, encoding_bytes
+from core.models.graphs import Graphs
 from core.models.placing import Placing
 from core.models.sparing import (
     Work,
@@ -72,6 +73,8 @@ class Checkpoint:
     """Brings its parts to the device when they are used."""
     remarks: tuple[str, ...] = ()
     """What a person should hear when it is used: a part that came from another file."""
+    graphs: Graphs | None = None
+    """Its U-Net's calls, recorded and played back; None: they are not."""
     _worn: list[Kept] = field(default_factory=list, init=False)
     _wearing: list[Use] = field(default_factory=list, init=False)
     _encodings: Encodings = field(default_factory=Encodings, init=False)
@@ -95,11 +98,17 @@ class Checkpoint:
             self.placing.rest(self.network, self.text)
             self._wearing.clear()
             self._encodings.forget()
+            self.forget_graphs()
             applied = self._worn[0].use(uses)
             self.placing.gather(self.network, self.text)
             self._wearing[:] = uses
             return applied
         return self._worn[0].use(uses)
+
+    def forget_graphs(self) -> None:
+        """Frees the memory that recordings of its U-Net take."""
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c h w) of a picture of so many pixels."""
@@ -238,6 +247,7 @@ class Checkpoint:
 
     def _tighten(self, memory: Memory) -> None:
         """A tighter policy, what its LoRAs replaced off the device too."""
+        self.forget_graphs()
         wearing = list(self._wearing)
         if wearing:
             self.wear(())

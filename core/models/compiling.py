@@ -6,6 +6,7 @@ A compiled block reads its weights anew in every call, so LoRAs come and go as w
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,9 @@ class CompiledBlocks:
                 return call(*args, **options)
             except TorchDynamoException as error:
                 self._failed = True
-                reason = str(error).strip().partition("\n")[0]
-                self._tell(f"the network could not be compiled, so it runs as it is: {reason}", "speed")
+                reason = textwrap.shorten(str(error), 160, placeholder=" …")
+                self._tell(
+                    f"the network could not be compiled, so it runs as it is: {reason}", "speed"
+                )
         with torch.compiler.set_stance("force_eager"):
             return call(*args, **options)

@@ -173,7 +173,7 @@ class Controlling:
             hint.to(model.device),
             (use.weight,) * (skips + 1) if hard else soft_weights(use.weight, skips),
             prompt_alone=use.hearing is Hearing.CONTROL,
-            mask=mask_of(scene.mask(use)),
+            mask=_on(model.device, mask_of(scene.mask(use))),
             before=lambda: placing.join(network),
             after=(lambda: placing.leave(network)) if use.low_memory else (lambda: None),
         )
@@ -213,7 +213,7 @@ class Controlling:
             for one in (seen, nothing)
         )
         self._placing.leave(encoder.network, network)  # they are asked once
-        mask = mask_of(scene.mask(use))
+        mask = _on(model.device, mask_of(scene.mask(use)))
         return TokenLook(prompt, negative, use.weight, mask)
 
     def _network(self, path: Path, model: Checkpoint) -> nn.Module:
@@ -322,6 +322,11 @@ def _seen(network: IPAdapter, encoder: ImageEncoder, picture: Image) -> tuple[Te
         return encoder.places(picture), encoder.places(None)
     seen = encoder.embedding(picture)
     return seen, torch.zeros_like(seen)
+
+
+def _on(device: torch.device, mask: Tensor | None) -> Tensor | None:
+    """Brought there once, not in every step."""
+    return None if mask is None else mask.to(device)
 
 
 def _masked(feature: Tensor, mask: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ cut off while it is read kills the process. What the tensors mean is not known h
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
@@ -214,16 +215,17 @@ def read_tensors_as(
 ) -> Iterator[tuple[str, Tensor, int]]:
     """(new name, tensor, bytes it has in the file), as `read_tensors`, straight to its end.
 
-    Numbers that are not whole become `dtype`; what changes its format or its place goes through a
-    small stage, so beside the tensors themselves there is next to nothing in memory.
+    Numbers that are not whole become `dtype`; what changes its format or its place goes through
+    small stages, so beside the tensors themselves there is next to nothing in memory.
 
     Raises:
         FileError: the file shrank since its header was read.
     """
     import torch
 
-    stage = torch.empty(STAGE, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    buffer = stage.numpy().data
+    from core.nn.copies import Stages
+
+    stages = Stages(STAGE, device)
     for name, info, file in _places(header, names):
         stored = _torch_dtype(name, info)
         wanted = dtype if stored.is_floating_point else stored
@@ -232,12 +234,7 @@ def read_tensors_as(
         if wanted is stored and device.type == "cpu":
             _fill(file, tensor.view(torch.uint8).numpy().data, info.file)
         else:
-            width = BYTES_OF[info.dtype]
-            for start in range(0, size, STAGE):
-                count = min(STAGE, size - start)
-                _fill(file, buffer[:count], info.file)
-                part = slice(start // width, (start + count) // width)
-                tensor[part].copy_(stage[:count].view(stored))
+            stages.pour(tensor, stored, functools.partial(_fill, file, path=info.file))
         yield names[name], tensor.reshape(info.shape), size
 
 

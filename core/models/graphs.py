@@ -7,6 +7,7 @@ is used only if it answers bit for bit as the plain call does.
 
 from __future__ import annotations
 
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,10 +120,10 @@ class Graphs:
 
     def _recorded(self, shapes: Shapes, given: Given) -> Tensor:
         """The plain call's answer; from now on a recording answers, if it can."""
-        answer: Tensor = self._network(*given)
+        with torch.inference_mode(False):  # else they could be written to in that mode alone
+            places = tuple(None if t is None else t.clone() for t in given)
+        answer: Tensor = self._network(*places)  # what is still to be compiled is compiled here
         try:
-            with torch.inference_mode(False):  # else they could be written to in that mode alone
-                places = tuple(None if t is None else t.clone() for t in given)
             beside = next((kept.recording for kept in self._kept.values() if kept), None)
             recording, place = self._record(lambda: self._network(*places), beside)
             kept = _Kept(places, recording, place)
@@ -131,7 +132,7 @@ class Graphs:
             else:
                 self._give_up("played back it answered with other numbers")
         except RuntimeError as error:
-            self._give_up(str(error).strip().partition("\n")[0])
+            self._give_up(textwrap.shorten(str(error), 160, placeholder=" …"))
         return answer
 
     def _give_up(self, reason: str) -> None:

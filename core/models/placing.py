@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core.events import Note
+from core.models.compiling import CompiledBlocks
 from core.models.footprint import Free, free_bytes
 from core.nn.unet import UNet, UNetConfig
 from core.settings import Memory, Tiles
@@ -25,8 +26,23 @@ TIGHTER: Mapping[Memory, Memory] = {"plenty": "medvram", "medvram": "lowvram"}
 
 
 def moved(module: nn.Module, device: torch.device) -> None:
-    """Moves every tensor of a module, in place."""
+    """Moves every tensor of a module, in place, and lays it out as the device likes it."""
     module.to(device)
+    laid_out(module, device)
+
+
+def laid_out(module: nn.Module, device: torch.device) -> None:
+    """Convolutions' weights channels last where the device convolves so; elsewhere as they are.
+
+    NVIDIA's tensor cores do, and otherwise turn every picture round on its way in and out.
+    """
+    if device.type == "cuda" and has_tensor_cores(device):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def has_tensor_cores(device: torch.device) -> bool:
+    """Of an NVIDIA card; AMD's are called cuda as well, and convolve otherwise."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 @dataclass(frozen=True)
@@ -201,9 +217,16 @@ class PlacedUNet(UNet):
     def __init__(self, config: UNetConfig, placing: Placing) -> None:
         super().__init__(config)
         self._placing = placing
+        self._compiled: CompiledBlocks | None = None
         for name in BLOCKS:
             setattr(self, name, Passing(getattr(self, name), placing))
 
+    def compile_blocks(self) -> None:
+        """From now on its transformer blocks are compiled when they are first used."""
+        self._compiled = CompiledBlocks(self, self._placing.tell)
+
     def forward(self, *args: Any, **options: Any) -> Tensor:
         self._placing.need(self)
+        if self._compiled is not None:
+            return self._compiled(super().forward, *args, **options)
         return super().forward(*args, **options)

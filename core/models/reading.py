@@ -17,7 +17,7 @@ from core.models.checkpoint import INPUTS, Checkpoint
 from core.models.family import UNET, VAE, Card, TextPart, read_card, unet_config, vae_config
 from core.models.files import SENSELESS, Header, read_tensors_as
 from core.models.layouts import read_model_header, read_vae_header
-from core.models.placing import PlacedUNet, Placing
+from core.models.placing import PlacedUNet, Placing, laid_out
 from core.models.precision import Precisions, stored_format
 from core.nn.unet import UNet
 from core.nn.vae import VAE as VAENetwork
@@ -239,6 +239,7 @@ class _Reader:
         # A 1×1 convolution may be stored as the linear layer it is, and the other way round.
         placed = {name: weights[name].reshape(wanted[name]) for name in wanted}
         module.load_state_dict(placed, assign=True)
+        laid_out(module, self._device)
 
 
 def _alike(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -19,7 +19,8 @@ from core.models.adapting import Adapting
 from core.models.catalog import Catalog, Version
 from core.models.checkpoint import Checkpoint
 from core.models.controlling import Controlling
-from core.models.placing import Placing
+from core.models.graphs import Graphs, cuda_recorder
+from core.models.placing import PlacedUNet, Placing
 from core.models.precision import Precisions, chosen_device, has_bfloat16
 from core.models.reading import read_checkpoint
 from core.settings import Settings
@@ -48,6 +49,8 @@ class Store:
         self.adapting = Adapting(catalog)
         self.placing = Placing(self.device, settings.memory, tiles=settings.vae_tiles)
         self.controlling = Controlling(catalog, self.placing)
+        self._compiles = settings.compile == "blocks"
+        self._records = settings.cuda_graphs == "on"
         self._unsaid = _without_effect(settings, self.device)
         self._room = max(1, settings.checkpoints_in_memory)
         self._shelf = 0 if self.device.type == "cpu" else settings.checkpoints_in_ram
@@ -74,10 +77,21 @@ class Store:
             checkpoint = yield from read
             remarks = checkpoint.remarks + self._unsaid
             self._unsaid = ()  # once is enough
-            self._kept[key] = _Kept(replace(checkpoint, remarks=remarks))
+            self._kept[key] = _Kept(self._hastened(replace(checkpoint, remarks=remarks)))
         self._kept.move_to_end(key)
         self._make_room()
         return self._kept[key].checkpoint
+
+    def _hastened(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With what the settings ask for where there is an NVIDIA card."""
+        if self.device.type != "cuda":
+            return checkpoint
+        network = checkpoint.network
+        if self._compiles and isinstance(network, PlacedUNet):
+            network.compile_blocks()
+        if not self._records:
+            return checkpoint
+        return replace(checkpoint, graphs=Graphs(network, self.placing, cuda_recorder(self.device)))
 
     @contextlib.contextmanager
     def room_for(self, checkpoints: int) -> Iterator[None]:
@@ -112,6 +126,7 @@ class Store:
         for kept in list(self._kept.values())[: -self._room]:
             model = kept.checkpoint
             model.wear(())  # else what its LoRAs replaced would stay on the device
+            model.forget_graphs()
             self.placing.leave(model.network, model.vae, model.text)
         if dropped:
             gc.collect()  # modules hold themselves in cycles; the last one goes now, not later
@@ -122,10 +137,16 @@ _Key: TypeAlias = tuple[Version, Version | None, Version | None]
 
 
 def _without_effect(settings: Settings, device: torch.device) -> tuple[str, ...]:
-    """What the settings ask of memory that a CPU does not have."""
-    if device.type != "cpu" or settings.memory == "plenty":
-        return ()
-    return (f"{settings.memory} has no effect on a CPU: there is one memory for everything",)
+    """What the settings ask for that the device does not have."""
+    remarks: list[str] = []
+    if device.type == "cpu" and settings.memory != "plenty":
+        remarks.append(
+            f"{settings.memory} has no effect on a CPU: there is one memory for everything"
+        )
+    for name in ("compile", "cuda_graphs"):
+        if device.type != "cuda" and getattr(settings, name) != "off":
+            remarks.append(f"{name} has no effect on this device: it is for graphics cards (cuda)")
+    return tuple(remarks)
 
 
 def _version_of_vae(path: Path) -> Version:

@@ -64,16 +64,16 @@ def fetched(tensors: Sequence[Tensor], card: Card | None = None) -> Callable[[Te
         card = card_of(tensors[0].device)
     distinct = {id(tensor): tensor for tensor in tensors}
     if card is None:
-        there = {key: tensor.cpu() for key, tensor in distinct.items()}
+        there = {key: (tensor, tensor.cpu()) for key, tensor in distinct.items()}
     else:
         staged = {key: card.pinned(tensor) for key, tensor in distinct.items()}
         for key, tensor in distinct.items():
             card.copy(staged[key], tensor)
         card.mark().synchronize()
         # Pinned memory is scarce, and steps are kept: it is for the way alone.
-        there = {key: tensor.clone() for key, tensor in staged.items()}
-    # The tensors themselves are held on to, or another one might be given the same id.
-    return lambda tensor: there[id(distinct[id(tensor)])]
+        there = {key: (distinct[key], tensor.clone()) for key, tensor in staged.items()}
+    # Each is held on to with its copy, or another tensor might be given the same id.
+    return lambda tensor: there[id(tensor)][1]
 
 
 class Stages:

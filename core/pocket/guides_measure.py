@@ -49,10 +49,10 @@ def use(rooms: House, model: str, guide: Image.Image, preprocessor: str = "none"
     return ControlUse(model=model, picture=rooms.inputs.add(guide), preprocessor=preprocessor)
 
 
-def held_out(count: int | None, anywhere: bool) -> list[Drawing]:
+def held_out(every: int, anywhere: bool) -> list[Drawing]:
     """Drawings of things on colours they never stood on: in the middle, or anywhere and smaller."""
     found = []
-    for number, spec in enumerate(draw.held_out_specs()[:count]):
+    for number, spec in enumerate(draw.held_out_specs()[::every]):
         rng = np.random.default_rng(10**9 + number)
         found.append(scattered(spec, rng) if anywhere else drawn(spec, rng))
     return found
@@ -239,11 +239,11 @@ def of_sketches(rooms: House, path: Path) -> dict[str, Any]:
     return {"pictures": len(ASKED) * 3}
 
 
-def parts(rooms: House, count: int | None, work: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def parts(rooms: House, every: int, work: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every part of the report, by name, as it is done."""
     yield "sketches", of_sketches(rooms, work / "guides-sketches.png")
     for name, anywhere in (("in the middle", False), ("anywhere", True)):
-        drawings = held_out(count, anywhere)
+        drawings = held_out(every, anywhere)
         path = work / f"guides-{name.replace(' ', '-')}.png"
         yield f"outlines, {name}", of_outlines(rooms, drawings, path)
     yield "colours, anywhere", of_colours(rooms, drawings, work / "guides-colours.png")
@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/pocket"))
     parser.add_argument("--file", type=Path, default=POCKET, help="the weights that are guided")
     parser.add_argument("--guides", type=Path, default=FOLDER, help="the folder of the guides")
-    parser.add_argument("--count", type=int, help="held-out drawings of each kind; all there are")
+    parser.add_argument("--every", type=int, default=1, help="1: every held-out drawing")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -264,7 +264,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
         rooms = guided_house(Path(root), arguments.file, arguments.guides)
-        for name, part in parts(rooms, arguments.count, work):
+        for name, part in parts(rooms, arguments.every, work):
             found[name] = part
             print(json.dumps({name: part}), flush=True)
     found["CPU-seconds"] = round(time.process_time() - began)

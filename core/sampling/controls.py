@@ -145,8 +145,9 @@ def _mask_of_places(mask: Tensor, latents: Sequence[int]) -> Callable[[int], Ten
 
 def prompt_rows(conditioning: Conditioning, x: Tensor) -> Tensor:
     """(b 1 1 1): 1 for a row of the prompt, 0 for one of the negative prompt."""
-    rows = [0.0 if negative else 1.0 for negative in conditioning.negative]
-    return torch.tensor(rows, device=x.device, dtype=x.dtype)[:, None, None, None]
+    # Written by the device: nothing is copied there, and so nothing waited for.
+    rows = [x.new_full((1, 1, 1, 1), float(not negative)) for negative in conditioning.negative]
+    return torch.cat(rows)
 
 
 def scaled_mask(mask: Tensor, rows: int, columns: int) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.nn.copies import sent
 from core.request import NoiseKind
 
 
@@ -189,11 +190,11 @@ class SeededNoise:
         self._images = [ImageNoise(source, shape) for source in sources]
         self._ends = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()
         self._trees: list[Callable[[Tensor, Tensor], Tensor]] = []
-        self._device = device
+        self._device = torch.device(device)
 
     def draw(self, n: int) -> Tensor:
         """(b c h w): every image's n-th draw."""
-        return torch.stack([image.draw(n) for image in self._images]).to(self._device)
+        return sent(torch.stack([image.draw(n) for image in self._images]), self._device)
 
     def brownian(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
         """(W(sigma_next) − W(sigma)) / √|sigma_next − sigma|, (b c h w), unit variance.
@@ -205,7 +206,7 @@ class SeededNoise:
         low, high = torch.minimum(sigma, sigma_next), torch.maximum(sigma, sigma_next)
         sign = 1 if sigma_next > sigma else -1
         increments = torch.stack([tree(low, high) for tree in self._trees])
-        return (increments * sign / (high - low).sqrt()).to(self._device)
+        return sent(increments * sign / (high - low).sqrt(), self._device)
 
     def _tree(self, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
         import torchsde  # 0.3 s, and most samplers draw no Brownian path

@@ -6,6 +6,7 @@ Everything is written for x = x0 + sigma · noise; arXiv:2206.00364, section 5 a
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from core.nn.attention import PLAIN, Attending
 from core.nn.residuals import summed
-from core.nn.unet import UNet
 from core.sampling.conditioning import Conditioning
 from core.sampling.controls import Control, Look
 from core.sampling.schedule import Schedule, variance_preserving
@@ -44,7 +44,8 @@ class Prediction(enum.StrEnum):
 class Predictor:
     """A network as a function of noise level: (x, sigma, conditioning) -> denoised."""
 
-    network: UNet
+    network: Callable[..., Tensor]
+    """Told by the arguments of UNet.forward."""
     prediction: Prediction
     schedule: Schedule
     dtype: torch.dtype = torch.float32
@@ -59,13 +60,14 @@ class Predictor:
 
         Args:
             x: (b c h w) float32 latents at noise level sigma.
-            sigma: () float32, above 0.
+            sigma: () float32, above 0, on the CPU.
             conditioning: with as many rows as x.
 
         Returns:
             (b c h w) float32.
         """
-        timestep = self.schedule.timestep(sigma).to(x.device).expand(x.shape[0])
+        level = float(self.schedule.timestep(sigma))  # written by the device, not copied there
+        timestep = torch.full((x.shape[0],), level, dtype=torch.float32, device=x.device)
         scaled = variance_preserving(x, sigma)
         if conditioning.concat is not None:
             scaled = torch.cat((scaled, conditioning.concat.to(scaled)), dim=1)

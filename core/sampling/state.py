@@ -35,6 +35,22 @@ class State:
         """The same state with another memory."""
         return replace(self, memory=memory)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All but single numbers."""
+        estimate = () if self.denoised is None else (self.denoised,)
+        return (self.latents, *estimate, *(t for t in self.memory if t.ndim))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The same state with `change` of every tensor in `tensors`. Single numbers stay as they
+        are: samplers reckon with them on the CPU, wherever latents are."""
+        return replace(
+            self,
+            latents=change(self.latents),
+            denoised=None if self.denoised is None else change(self.denoised),
+            memory=tuple(change(t) if t.ndim else t for t in self.memory),
+        )
+
     def next(
         self,
         latents: Tensor,

@@ -22,6 +22,7 @@ CASES = {
     "loading": "a file of 2 GB into memory",
     "lora": "264 layers changed and put back",
     "page": "the page's weight and first interaction, in Chromium",
+    "gpu": "SDXL and SD 1.5 on a graphics card, eager, compiled and recorded, against diffusers",
 }
 SHORT = ("starting", "running", "networks")
 
@@ -35,7 +36,14 @@ def main(words: Sequence[str] | None = None) -> int:
         rounds=given.rounds or (3 if given.short else 5),
         short=given.short,
         checkpoint=given.checkpoint,
+        device=given.device,
+        tiny=given.tiny,
     )
+    if "gpu" in cases and not _has_device(given.device):
+        print("gpu: there is no CUDA device here, so nothing is measured on one.")
+        cases = [case for case in cases if case != "gpu"]
+        if not cases:
+            return 1
     found = machine()
     print("\n".join(f"{name}: {value}" for name, value in found.items() if value is not None))
     if not has_diffusers():
@@ -63,10 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=_file, help="a checkpoint of your own, measured as well")
     add("--threads", type=int, nargs="+", default=[1, 2])
     add("--rounds", type=int, help="how often each takes its turn; 5, with --short 3")
+    add("--device", default="cuda", help="of the case gpu: cuda, cuda:1; cpu to try it out")
+    add("--tiny", action="store_true", help="of the case gpu: small networks, to try it out")
     folder = ROOT / "data" / "benchmarks"
     add("--folder", type=Path, default=folder, help=f"where large files are kept ({folder})")
     add("--json", type=Path, default=folder / "results.json", help="where the figures go")
     return parser
+
+
+def _has_device(name: str) -> bool:
+    from tests.benchmarks.gpu import is_there
+
+    return is_there(name)
 
 
 def _file(text: str) -> Path:

@@ -38,6 +38,10 @@ class Asked:
     """A few minutes at most: what needs a file of 2 GB is left out."""
     checkpoint: Path | None = None
     """A checkpoint of the user's own, measured beside the one that ships."""
+    device: str = "cuda"
+    """Of the case `gpu`."""
+    tiny: bool = False
+    """Whether that case runs with small networks, to see whether it runs."""
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def test_two_halves_of_a_weight_are_the_whole(
     half = replace(use, weight=0.5)
     one = replace(asked, steps=1)
     whole, halves = end(guided(one, use), house), end(guided(one, half, half), house)
-    assert difference(halves, whole) < 1e-6
+    assert difference(halves, whole) < 1e-5  # summed residuals may lie otherwise in memory
 
 
 @pytest.mark.parametrize(
@@ -361,8 +361,8 @@ def test_a_mask_of_nothing_leaves_the_run_and_a_white_one_changes_nothing(
     for model in KINDS:
         use = ControlUse(model=model, picture=picture)
         plain, whole = end(asked, house), end(guided(asked, use), house)
-        assert difference(end(guided(asked, replace(use, mask=black)), house), plain) < 1e-6
-        assert difference(end(guided(asked, replace(use, mask=white)), house), whole) < 1e-6
+        assert difference(end(guided(asked, replace(use, mask=black)), house), plain) < 1e-5
+        assert difference(end(guided(asked, replace(use, mask=white)), house), whole) < 1e-5
 
 
 @pytest.mark.parametrize("model", KINDS)

@@ -26,11 +26,13 @@ def test_folders_are_relative_to_the_file_unless_they_are_whole(tmp_path: Path) 
 
 def test_memory_and_precision_are_read(tmp_path: Path) -> None:
     text = 'memory = "lowvram"\nvae_precision = "float32"\ncheckpoints_in_ram = 2\n'
+    text += 'compile = "blocks"\ncuda_graphs = "on"\n'
     (tmp_path / "vitrine.toml").write_text(text)
     settings = read_settings(tmp_path)
     assert settings.memory == "lowvram"
     assert settings.vae_precision == "float32"
     assert settings.checkpoints_in_ram == 2
+    assert (settings.compile, settings.cuda_graphs) == ("blocks", "on")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,9 @@ def test_memory_and_precision_are_read(tmp_path: Path) -> None:
         ('precision = "float8"', RequestError, "bfloat16"),
         ('memory = "none"', RequestError, "plenty, medvram, lowvram"),
         ('vae_tiles = "often"', RequestError, "automatic, always, never"),
+        ('compile = "all"', RequestError, "off, blocks"),
+        ('cuda_graphs = "yes"', RequestError, "off, on"),
+        ("cuda_graphs = true", RequestError, "text in quotes"),
         ("models_dir = 3", RequestError, "text in quotes"),
         ("colour = 3", RequestError, "no setting named 'colour'"),
         ("= 3", FileError, "TOML"),

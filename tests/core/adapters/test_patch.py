@@ -303,3 +303,17 @@ def test_packed_weights_change_and_come_back_exactly() -> None:
     assert all(
         torch.equal(kernels.dense(tensor), plain[key]) for key, tensor in weights(parts).items()
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_weight_lies_in_memory_as_the_original_does(kind: spelled.Kind) -> None:
+    """As on a graphics card, where convolutions lie channels last."""
+    parts, plain = parts_of(dtype=torch.float16), parts_of(dtype=torch.float16)
+    parts["unet"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = {key: tensor.stride() for key, tensor in weights(parts).items()}
+    kernel = next(t for t in weights(parts).values() if t.ndim == 4 and t.shape[2] == 3)
+    assert kernel.is_contiguous(memory_format=torch.channels_last) and not kernel.is_contiguous()
+    use = Use(lora_of(kind))
+    with patched(parts, [use]), patched(plain, [use]):
+        assert {key: tensor.stride() for key, tensor in weights(parts).items()} == before
+        assert largest_difference(weights(parts), weights(plain)) == 0

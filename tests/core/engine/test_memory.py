@@ -63,7 +63,7 @@ def test_tiles_bound_what_decoding_takes() -> None:
     assert asked_for == needed(WHOLE, 0, UNTILED)
 
 
-@pytest.mark.parametrize(("side", "measured"), [(256, 248), (512, 908), (768, 2020)])
+@pytest.mark.parametrize(("side", "measured"), [(256, 153), (512, 548)])
 def test_decoding_is_counted_below_what_was_measured_and_near_it(side: int, measured: int) -> None:
     """MB of the real size in float32, as its process grew by them on a CPU."""
     counted = decoding_bytes(VAEConfig(), torch.float32, (side // 8) ** 2) / 2**20

@@ -14,7 +14,7 @@ from core.adapters.patch import Use
 from core.engine.answers import exhausted
 from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
-from core.models.placing import CPU, Passing, PlacedUNet, Placing
+from core.models.placing import CPU, Passing, PlacedUNet, Placing, laid_out
 from core.models.precision import Precisions
 from core.models.reading import read_checkpoint
 from core.models.sd1 import SD1
@@ -119,6 +119,28 @@ def test_a_placed_unet_has_the_names_and_the_answers_of_a_plain_one() -> None:
         assert isinstance(unet.input_blocks, Passing)
         with torch.no_grad():
             assert torch.equal(unet(*given), plain(*given))
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "expected"),
+    [((8, 0), None, True), ((6, 1), None, False), ((9, 0), "6", False)],
+)
+def test_convolutions_lie_channels_last_for_tensor_cores_alone(
+    capability: tuple[int, int], hip: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    plain, unet = tiny_unet(), tiny_unet()
+    laid_out(unet, GPU)
+    kernel = unet.get_parameter("input_blocks.0.0.weight")
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == expected
+    for name, tensor in unet.state_dict().items():
+        assert torch.equal(tensor, plain.state_dict()[name])
+    given = torch.randn(2, 4, 8, 8), torch.tensor([1.0, 500.0]), torch.randn(2, 3, 32)
+    with torch.no_grad():
+        assert torch.allclose(unet(*given), plain(*given), atol=1e-5)
+    laid_out(plain, CPU)
+    assert plain.get_parameter("input_blocks.0.0.weight").shape == kernel.shape
 
 
 def test_on_a_cpu_every_policy_is_plenty() -> None:
