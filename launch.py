@@ -5,10 +5,10 @@
   python3 launch.py doctor [FLAGS]   say in words what is wrong with this set-up
   python3 launch.py generate [...]   set up, then make pictures from the terminal
   python3 launch.py download WHAT    set up, then fetch a model (owner/name or an address)
-  python3 launch.py extensions [...]     set up, then list, install, enable or remove extensions
+  python3 launch.py extensions [...] set up, then list, install, enable or remove extensions
+  python3 launch.py house WHAT       ask the server that runs here: queue, people, links
   python3 launch.py bench [...]      set up, then measure how quick it is here; --checkpoint FILE
   python3 launch.py new-extension NAME   set up, then write an extension that works, to begin with
-
 Flags; the environment variable COMMANDLINE_ARGS may hold some too:
   --listen              let other machines on the network in, with a token
   --api                 ... and let A1111's clients in as well (at home they always may)
@@ -466,6 +466,7 @@ COMMANDS = {
     "generate": running("core"),
     "download": running("core.models.download"),
     "extensions": running("core.extend"),
+    "house": running("webui.terminal"),
     "bench": running("tests.benchmarks", "--short"),
     "new-extension": running("core.extend.skeleton"),
 }

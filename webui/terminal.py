@@ -1,13 +1,13 @@
 """The house from a terminal, for the machine's own user: its queue, who is here, and the links.
 
-    python -m webui.terminal queue                 who waits for what
-    python -m webui.terminal queue up ID           before the one ahead of it; also: down
-    python -m webui.terminal queue discard ID …    without ids: all that wait
-    python -m webui.terminal queue pause           everybody's jobs; also: resume
-    python -m webui.terminal people                who is here
-    python -m webui.terminal links                 the links that let others in
-    python -m webui.terminal links add NAME        a new one; with --watch: to watch only
-    python -m webui.terminal links revoke NAME
+    python3 launch.py house queue                 who waits for what
+    python3 launch.py house queue up ID           before the one ahead of it; also: down
+    python3 launch.py house queue discard ID …    without ids: all that wait
+    python3 launch.py house queue pause           everybody's jobs; also: resume
+    python3 launch.py house people                who is here
+    python3 launch.py house links                 the links that let others in
+    python3 launch.py house links add NAME        a new one; with --watch: to watch only
+    python3 launch.py house links revoke NAME
 
 It speaks to the server that runs on this machine, as the page does.
 """
@@ -36,7 +36,7 @@ Ask = Callable[..., Any]
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 it can't be done."""
     parser = argparse.ArgumentParser(
-        prog="python -m webui.terminal",
+        prog="launch.py house",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -227,6 +228,11 @@ def _model_name(event: ImageDone, loaded: Loaded | None) -> str:
     return loaded.checkpoint if loaded else event.request.checkpoint or "unknown"
 
 
+@functools.cache
+def _version(library: str) -> str:
+    return version(library)
+
+
 def _encoded(event: ImageDone, run: Run) -> Encoded:
     """The picture as a file with A1111's text, and the capsule if the model is known."""
     loaded = run.loaded
@@ -251,7 +257,7 @@ def _encoded(event: ImageDone, run: Run) -> Encoded:
             finished=event.finished,
             sigmas=run.sigmas.pop(event.index, ()),
             versions={"program": infotext.VERSION}
-            | {n: version(n) for n in ("torch", "pillow")}
+            | {n: _version(n) for n in ("torch", "pillow")}
             | ({"kernels": loaded.kernels} if loaded.kernels else {}),
             hashes=hashes.named(event.request),
         )

@@ -17,7 +17,7 @@ from core.models.describe import NO_EMBEDDING, Facts, facts_of_json, read_facts
 from core.models.estimators import WHOLE_PICTURE, settled
 from core.models.families import FAMILIES
 from core.models.family import Card, Family, card_of
-from core.models.folders import Found, folders, found_in
+from core.models.folders import Found, folders_of, found_in
 from core.models.kinds import FOLDERS, Kind, place_of
 from core.models.names import chosen
 from core.models.remembered import HashKind, Remembered
@@ -209,7 +209,7 @@ class Catalog:
         bad = {f.name: f.facts.problem for f in files if f.facts.problem not in ("", NO_EMBEDDING)}
         if kind is Kind.CHECKPOINT:
             bad |= {c.name: _no_donor(c) for c in self._checkpoints() if _is_stranded(c)}
-            if (problem := self._folders()[1]) is not None:
+            if (problem := self._folders(kind)[1]) is not None:
                 bad["extra_model_paths.yaml"] = problem
         return bad
 
@@ -338,17 +338,18 @@ class Catalog:
 
     # Within
 
-    def _folders(self) -> tuple[dict[Kind, list[Path]], str | None]:
-        """The folders of each kind, and what is wrong with the list of further ones."""
+    def _folders(self, kind: Kind) -> tuple[list[Path], str | None]:
+        """The folders of a kind, and what is wrong with the list of further ones."""
         try:
-            return folders(self._settings), None
+            return folders_of(kind, self._settings), None
         except FileError as error:
-            return folders(replace(self._settings, extra_model_paths=None)), str(error)
+            plain = replace(self._settings, extra_model_paths=None)
+            return folders_of(kind, plain), str(error)
 
     def _found(self, kind: Kind) -> list[Found]:
         """All of a kind, each under a name of its own, in the order of the folders."""
         found: dict[str, Found] = {}
-        for root in self._folders()[0][kind]:
+        for root in self._folders(kind)[0]:
             for one in found_in(kind, root):
                 name = one.name if one.name not in found else f"{one.name} ({root.name})"
                 found.setdefault(name, replace(one, name=name))

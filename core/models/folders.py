@@ -104,20 +104,17 @@ class Found:
         return next((self.beside[end][0] for end in VAE_ENDINGS if end in self.beside), None)
 
 
-def folders(settings: Settings) -> dict[Kind, list[Path]]:
-    """Every folder of each kind, whether it is there or not, each once.
+def folders_of(kind: Kind, settings: Settings) -> list[Path]:
+    """Every folder of a kind, whether it is there or not, each once.
 
     Raises:
         FileError: `extra_model_paths.yaml` can't be read.
     """
     first, last = _extra(settings.extra_model_paths)
-    found: dict[Kind, list[Path]] = {}
-    for kind in Kind:
-        own = [settings.models_dir / name for name in FOLDERS[kind]]
-        told = getattr(settings, _SETTINGS[kind]) if kind in _SETTINGS else None
-        own += [told] if told is not None else []
-        found[kind] = _each_once([*first.get(kind, []), *own, *last.get(kind, [])])
-    return found
+    own = [settings.models_dir / name for name in FOLDERS[kind]]
+    told = getattr(settings, _SETTINGS[kind]) if kind in _SETTINGS else None
+    own += [told] if told is not None else []
+    return _each_once([*first.get(kind, []), *own, *last.get(kind, [])])
 
 
 def _each_once(paths: list[Path]) -> list[Path]:

@@ -103,7 +103,7 @@ SNR_LIMIT = 5.0
 AVERAGED_EVERY = 4  # steps
 EMA_LIMIT = 0.975  # for so many steps at once
 MEET_EVERY = 12  # steps
-MEETING_POINT = "tcp://127.0.0.1:29519"
+MEETING_POINT = "tcp://127.0.0.1:29517"
 SAVE_EVERY = 150.0  # seconds
 
 

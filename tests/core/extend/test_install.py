@@ -57,6 +57,7 @@ def installer(tmp_path: Path) -> Installer:
         (zipped({"a": "b"})[:-30], "no zip"),
         (zipped({str(n): "" for n in range(5_001)}), "more than 5,000 files"),
     ],
+    ids=("up", "root", "roundabout", "backslash", "drive", "link", "text", "cut", "many"),
 )
 def test_a_hostile_zip_leaves_nothing_behind(
     installer: Installer, tmp_path: Path, data: bytes, said: str

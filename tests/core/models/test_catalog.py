@@ -387,7 +387,9 @@ def test_headers_are_not_read_again_after_a_restart(
     read: list[str] = []
     real = catalog_module.read_facts
     monkeypatch.setattr(
-        catalog_module, "read_facts", lambda found: read.append(found.name) or real(found)
+        catalog_module,
+        "read_facts",
+        lambda found, *more: read.append(found.name) or real(found, *more),
     )
     assert only(settings, Kind.LORA) == first
     assert not read

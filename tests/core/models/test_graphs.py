@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from core.generate import generate
 from core.models.graphs import MOST, Graphs, Recording
 from core.models.placing import CPU, PlacedUNet, Placing
 from core.nn.attention import Attending, naive_attend
 from core.nn.residuals import Residuals
+from tests.core.test_generate import ASKED, house_in, pictures
 from tests.tiny import UNET_CONFIG, tiny_unet
 
 
@@ -140,3 +144,32 @@ def test_a_failure_is_told_once_and_the_network_is_called_plainly(
     (note,) = placing.taken_notes()
     assert note.kind == "speed" and reason in note.text and "\n" not in note.text
     assert not graphs._kept
+
+
+class Counted:
+    """Stands for recordings: counts the calls, and hands them on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.calls, self.forgotten = network, 0, 0
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self.network(*args, **options)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+def test_a_run_asks_its_recordings_unless_its_picture_has_no_edges(tmp_path: Path) -> None:
+    house = house_in(tmp_path)
+    request = replace(ASKED, images=1, steps=2)
+    without = pictures(list(generate(request, house)))
+    (kept,) = house.store._kept.values()
+    counted = Counted(kept.checkpoint.network)
+    kept.checkpoint = replace(kept.checkpoint, graphs=counted)  # type: ignore[arg-type]
+    assert pictures(list(generate(request, house))) == without
+    assert counted.calls == 2
+    list(generate(replace(request, tiling=True), house))
+    assert counted.calls == 2
+    kept.checkpoint._tighten("medvram")
+    assert counted.forgotten == 1

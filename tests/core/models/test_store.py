@@ -8,10 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from core.engine.answers import exhausted
 from core.errors import RequestError
 from core.models.catalog import Catalog
+from core.models.graphs import Graphs
+from core.models.placing import PlacedUNet
 from core.models.store import Store, chosen_device
 from core.settings import Settings, default_settings
 from tests.tiny import checkpoint_tensors, write_checkpoint
@@ -51,6 +54,20 @@ def test_as_many_are_kept_as_the_settings_say(two: Settings) -> None:
     first = exhausted(roomy.loaded("one"))
     exhausted(roomy.loaded("other"))
     assert exhausted(roomy.loaded("one")) is first
+
+
+def test_what_is_for_graphics_cards_is_done_there_and_said_elsewhere(two: Settings) -> None:
+    settings = replace(two, compile="blocks", cuda_graphs="on")
+    store = Store(settings, Catalog(settings))
+    model = exhausted(store.loaded("one"))
+    assert isinstance(model.network, PlacedUNet)
+    assert model.graphs is None and model.network._compiled is None
+    assert [remark.partition(" ")[0] for remark in model.remarks] == ["compile", "cuda_graphs"]
+    store.device = torch.device("cuda")  # its name alone: nothing is computed
+    hastened = store._hastened(model)
+    assert isinstance(hastened.graphs, Graphs) and model.network._compiled is not None
+    store = Store(two, Catalog(two))
+    assert not exhausted(store.loaded("one")).remarks
 
 
 def test_a_file_that_changed_is_read_again(two: Settings) -> None:

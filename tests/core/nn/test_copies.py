@@ -15,7 +15,7 @@ class SlowCard(Card):
 
     def __init__(self) -> None:
         super().__init__(CPU)
-        self.told: list[tuple[Tensor, Tensor]] = []
+        self.told: list[tuple[Tensor, Tensor] | None] = []
         self.waits = 0
 
     def pinned(self, like: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class SlowCard(Card):
         for place, copied in enumerate(self.told[:count]):
             if copied:
                 copied[0].copy_(copied[1])
-                self.told[place] = ()  # type: ignore[call-overload]
+                self.told[place] = None
 
 
 class SlowMark:

@@ -24,7 +24,7 @@ def test_branches_start_as_nothing_and_are_named_as_files_of_sd_1_name_them(pain
     with torch.inference_mode():
         before = painter(x, time, ids)
         branches = adapters_train.adapted(painter, rank=2)
-        assert torch.equal(painter(x, time, ids), before)
+        torch.testing.assert_close(painter(x, time, ids), before, rtol=1e-5, atol=1e-6)
     names = [adapters_train.kohya_name(path) for path in branches]
     assert len(set(names)) == len(names) == LAYERS
     for name in (
