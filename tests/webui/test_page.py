@@ -173,7 +173,7 @@ def test_a_newcomer_watches_a_picture_develop_and_scrubs_through_it(visitor: Vis
     visitor.says("Step ")
     visitor.says("Done in")
     expect(page.locator("#txt2img_generate")).to_be_visible()
-    assert page.evaluate("window.seen.size") >= 4  # the empty stage, and three frames at least
+    assert page.evaluate("window.seen.size") >= 2  # the empty stage, and one frame at least
     assert visitor.at() == "20 / 20"
 
     visitor.rests()  # the full decodes have come in
@@ -517,7 +517,7 @@ def test_the_real_engine_with_the_model_that_ships(context: BrowserContext, tmp_
     page.evaluate(COUNT_FRAMES)
     visitor.generate()
     expect(page.locator(STATUS)).to_contain_text("Done in", timeout=60_000)
-    assert page.evaluate("window.seen.size") >= 4
+    assert page.evaluate("window.seen.size") >= 2
     assert page.evaluate("document.querySelector('[data-v=picture]').width") == 128
     assert list((tmp_path / "outputs").rglob("*.png"))
     assert not visitor.complaints

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from hypothesis import given
+from hypothesis import settings as patience
 from hypothesis import strategies as some
 from starlette.testclient import TestClient
 
@@ -40,6 +41,7 @@ def test_what_was_written_is_changed_in_place_and_comments_stay(root: Path) -> N
     assert (root / BACKUP).read_text() == BEFORE
 
 
+@patience(deadline=None)  # each time a file is written
 @given(some.text(max_size=40).filter(lambda text: "\0" not in text))
 def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     root = tmp_path_factory.mktemp("settings")
