@@ -144,7 +144,7 @@ def test_the_tokens_of_a_prompt_are_counted_and_shown_while_it_is_typed(visitor:
     expect(count).to_have_text("80 of 150 tokens in 2 chunks")
 
 
-def test_what_is_typed_while_the_page_is_loading_is_not_lost(
+def test_what_is_set_while_the_page_is_loading_is_not_lost(
     context: BrowserContext, fake_server: str
 ) -> None:
     """The old values come back from the server's answer, and must not sweep away new ones."""
@@ -157,8 +157,15 @@ def test_what_is_typed_while_the_page_is_loading_is_not_lost(
     page.route("**/api/models", slowly)
     page.goto(fake_server)
     page.locator(BOX).fill("typed early")
+    page.locator("#v-mode label").filter(has_text="Inpaint").click()
+    page.get_by_role("button", name="Enlarge").click()
+    page.locator("#txt2img_enable_hr input").check()
+    page.locator("#txt2img_steps input[type=number]").fill("7")
     page.wait_for_timeout(2500)
     expect(page.locator(BOX)).to_have_value("typed early")
+    expect(page.locator("#v-mode input[value=inpaint]")).to_be_checked()
+    expect(page.locator("#txt2img_enable_hr input")).to_be_checked()
+    expect(page.locator("#txt2img_steps input[type=number]")).to_have_value("7")
     page.close()
 
 

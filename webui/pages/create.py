@@ -302,6 +302,7 @@ def wire(
     inputs = drawn.inputs
     # In the order they were drawn in, which is the order in which gradio hands over a set.
     names = json.dumps(list(inputs))
+    ids = json.dumps({name: component.elem_id for name, component in inputs.items()})
     main = json.dumps(files.url("main.js"))
     widgets = list(inputs.values())
 
@@ -354,7 +355,7 @@ def wire(
         )
     demo.load(on_load, outputs=[inputs[name] for name in named_anew], **quiet)
     demo.load(
-        None, inputs=widgets, outputs=widgets, js=script(f"recalled({names}, values)"), **quiet
+        None, inputs=widgets, outputs=widgets, js=script(f"recalled({ids}, values)"), **quiet
     )
 
 

@@ -5,10 +5,23 @@ import { asked, control, kept, made, part, present, sentence, typed } from "./do
 
 const KEY = "vitrine.form";
 
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+/** What the document shows of a field whose widget shows its value as it is: words, a tick, a choice
+ * among a few. Undefined of all others. */
+function shown(id) {
+  const box = control(id);
+  if (!box || box.role) return undefined;
+  if (box.type === "checkbox") return box.checked;
+  if (box.type === "radio") return document.querySelector(`#${id} input:checked`)?.value;
+  return box.tagName === "TEXTAREA" || box.type === "text" ? box.value : undefined;
+}
+
 export class Form {
   constructor(status) {
     this.say = status;
     this.values = {};
+    this.ids = {}; // of every field, the element that its widget stands in
     this.wanted = null;
     this.models = { checkpoints: [], samplers: {} };
     this.last = kept("vitrine.seed");
@@ -60,14 +73,17 @@ export class Form {
     if (this.remembers) for (const heard of this.ears) heard(this.values);
   }
 
-  /** gradio's hook at the start: what was typed last time, where it still fits. */
-  async recalled(names, values) {
+  /** gradio's hook at the start: what was typed last time, where it still fits. `ids` is by name, in
+   * the order of the values. */
+  async recalled(ids, values) {
+    this.ids = ids;
     await this.loaded;
+    const names = Object.keys(ids);
     const now = Object.fromEntries(names.map((name, i) => [name, values[i]]));
     const before = this.fitting(kept(KEY) || {});
     const model = before.checkpoint || this.models.default || now.checkpoint;
     const own = this.models.checkpoints.find((file) => file.name === model)?.defaults || {};
-    const merged = { ...now, ...own, checkpoint: model, ...before, ...this.typedSince(now) };
+    const merged = { ...now, ...own, checkpoint: model, ...before, ...this.changedSince(now) };
     this.values = merged;
     this.remembers = true;
     this.shown();
@@ -76,13 +92,17 @@ export class Form {
     return names.map((name) => merged[name] ?? null);
   }
 
-  /** What was typed while the old values were still on their way; it must not be lost. */
-  typedSince(values) {
+  /** What was set while the old values were still on their way; it must not be lost. */
+  changedSince(values) {
     const fresh = {};
-    for (const [name, id] of Object.entries(this.models.fields || {})) {
-      const box = control(id);
-      const isText = box && (box.tagName === "TEXTAREA" || box.type === "text") && !box.role;
-      if (isText && box.value && box.value !== String(values[name] ?? "")) fresh[name] = box.value;
+    for (const [name, value] of Object.entries(this.values)) {
+      if (name in values && !same(value, values[name])) fresh[name] = value;
+    }
+    // Where gradio has not told of it yet, the document shows it already.
+    for (const [name, id] of Object.entries(this.ids)) {
+      const shows = shown(id);
+      const was = typeof shows === "boolean" ? values[name] : String(values[name] ?? "");
+      if (shows !== undefined && shows !== "" && shows !== was) fresh[name] = shows;
     }
     return fresh;
   }
@@ -246,7 +266,7 @@ export class Form {
     const sentences = Object.values(errors).map(sentence);
     let first = null;
     for (const name of Object.keys(errors)) {
-      const id = this.models.fields?.[name];
+      const id = this.ids[name];
       const input = id && control(id);
       if (!input) continue;
       input.setAttribute("aria-invalid", "true");

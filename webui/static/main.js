@@ -64,8 +64,8 @@ export const page = {
     form.changed(names, values);
     reading(form.values);
   },
-  async recalled(names, values) {
-    const recalled = await form.recalled(names, values);
+  async recalled(ids, values) {
+    const recalled = await form.recalled(ids, values);
     reading(form.values);
     return recalled;
   },
