@@ -44,7 +44,11 @@ def _run_routes(router: APIRouter, stage: Stage, looks: Looks) -> None:
         job = stage.job(id, owner(request))
         steps = [_step_message(at, step, before) for at, step, before in walked(job, image)]
         if not steps:
-            raise Missing("no step of that picture is there")
+            raise Missing(
+                "no step of that picture is there"
+                if job.state.is_over
+                else "the first step of that picture is still to come; look again in a moment"
+            )
         pictures = [e.index for e in job.events() if isinstance(e, ImageDone)]
         return {
             "id": job.id,

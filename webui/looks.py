@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 KEPT = 64
 """Answers that are kept, to be given again."""
-AT_ONCE = 4
-"""Questions one session may have open."""
-ALL_AT_ONCE = 12
+AT_ONCE = 8
+"""Questions one session may have open: more than a browser asks at a time, which is six."""
+ALL_AT_ONCE = 24
 """Questions that may be open altogether: each holds a thread of the server."""
 PATIENCE = 300
 """Seconds that a question waits for its answer."""

@@ -37,7 +37,7 @@ def chosen() -> str:
     By machine and environment alone, never by a measurement: tomorrow's choice is today's.
     """
     there = torch.backends.mkldnn.is_available()
-    if os.environ.get(PLAIN_BY) == "plain" or not there or not _present():
+    if os.environ.get(PLAIN_BY) == "plain" or not there or not _works(torch.float32):
         return "plain"
     return "oneDNN, MKL" if _is_intel() else "oneDNN"
 
@@ -48,16 +48,20 @@ def told() -> str:
     return f"{chosen()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
-def _present() -> bool:
-    """Whether torch has the private names, taking and giving what is expected of them."""
+@functools.cache
+def _works(dtype: torch.dtype) -> bool:
+    """Whether torch has the private names, taking and giving what is expected of them.
+
+    For bfloat16 oneDNN wants AVX512 or AMX, and refuses elsewhere.
+    """
     if not all(hasattr(torch.ops.mkldnn, name) for name in _NAMES):
         return False
     try:
         with torch.inference_mode():
-            x, weight = torch.ones(1, 4, 3, 3), torch.ones(4, 4, 3, 3)
+            x, weight = torch.ones(1, 4, 3, 3, dtype=dtype), torch.ones(4, 4, 3, 3, dtype=dtype)
             by_hand = functional.conv2d(x, weight, None, 1, 1)
             right = torch.equal(convolved(x, packed(weight), None, (1, 1), (1, 1)), by_hand)
-            rows = torch.ones(2, 4)
+            rows = torch.ones(2, 4, dtype=dtype)
             return right and torch.equal(_linear(rows, rows, None), functional.linear(rows, rows))
     except (RuntimeError, TypeError):
         return False
@@ -101,6 +105,7 @@ def quick(x: Tensor) -> bool:
         and x.dtype in _DTYPES
         and not torch.is_grad_enabled()
         and chosen() != "plain"
+        and _works(x.dtype)
     )
 
 

@@ -115,7 +115,7 @@ def test_a_picture_is_made_seen_in_the_gallery_and_made_again_bit_for_bit(
     expect(page.locator(".v-view-facts")).to_contain_text("a red apple on a blue background")
     page.locator(".v-view-facts").get_by_role("button", name="PNG info").click()
 
-    assert "tab=info" in page.url
+    page.wait_for_url(re.compile("tab=info"))
     expect(page.locator(".v-info [data-v=lead]")).to_have_text("Made with Vitrine.")
     expect(page.locator(".v-info dl")).to_contain_text("Euler a")
     page.locator("[data-v=reproduce]").click()

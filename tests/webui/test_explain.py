@@ -314,10 +314,9 @@ def test_in_a_browser_dragging_asks_nobody_and_pointing_ranks_words(
             " {'content-type': 'application/json'}, body: JSON.stringify(asked)})).json()).id",
             ASKED,
         )
-        page.wait_for_function(
-            "async (id) => (await (await fetch(`/api/jobs/${id}`)).json()).state === 'finished'",
-            arg=job,
-        )
+        state = "async (id) => (await (await fetch(`/api/jobs/${id}`)).json()).state"
+        while page.evaluate(state, job) != "finished":
+            page.wait_for_timeout(50)
         page.goto(f"{url}?tab=explain&view=guidance&job={job}&image=0&step=2")
         expect(page.locator(".v-ex-panes .is-main span")).to_have_text("through the VAE")
         asked: list[str] = []

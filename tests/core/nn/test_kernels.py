@@ -128,7 +128,10 @@ def test_linear_is_the_usual_one(dtype: torch.dtype, within: float) -> None:
     expected = functional.linear(x.double(), layer.weight.double(), layer.bias.double())
     torch.testing.assert_close(layer(x).double(), expected, rtol=within, atol=within)
     apart = x.transpose(1, 2)
-    torch.testing.assert_close(layer(apart), layer(apart.contiguous()), rtol=0, atol=0)
+    exactly = 0 if kernels.quick(x) else within  # torch's own takes another way for bfloat16
+    torch.testing.assert_close(
+        layer(apart), layer(apart.contiguous()), rtol=exactly, atol=exactly
+    )
 
 
 @pytest.mark.parametrize(
