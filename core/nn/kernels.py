@@ -3,9 +3,10 @@
 `quick(x)` says whether they hold for a tensor; otherwise torch's public functions are called. The
 answers agree to rounding. Only inference takes them: gradients do not flow through.
 
-What they gain (AMD Zen 5, float32): torch gives linear layers to MKL, which takes a slow path on
-AMD; it puts the weights of a convolution into oneDNN's order on every call; and its attention does
-neither of its two products through oneDNN.
+What they gain in float32: torch puts the weights of a convolution into oneDNN's order on every
+call. With AVX512 on AMD (Zen 5) it gives linear layers to MKL, which takes a slow path there, and
+its attention does neither of its two products through oneDNN. Without AVX512 (Zen 3) both are
+quicker as torch has them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 PLAIN_BY = "VITRINE_KERNELS"
 """Environment variable; "plain" leaves everything to torch's public functions."""
+CONVOLUTIONS = "oneDNN convolutions"
 WORTH = 20_000
 """Queries × width from which pieces beat torch's own attention."""
 SCORES = 2**19
@@ -32,13 +34,16 @@ _NAMES = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_w
 
 @functools.cache
 def chosen() -> str:
-    """What this process computes with on a CPU: "oneDNN", "oneDNN, MKL" or "plain".
+    """What this process computes with on a CPU: "oneDNN", "oneDNN, MKL" (linear layers left to it),
+    "oneDNN convolutions" (all else left as torch has it) or "plain".
 
     By machine and environment alone, never by a measurement: tomorrow's choice is today's.
     """
     there = torch.backends.mkldnn.is_available()
     if os.environ.get(PLAIN_BY) == "plain" or not there or not _works(torch.float32):
         return "plain"
+    if not _has_avx512():
+        return CONVOLUTIONS
     return "oneDNN, MKL" if _is_intel() else "oneDNN"
 
 
@@ -79,8 +84,8 @@ def _is_intel() -> bool:
 class Layout:
     """What a weight is packed for. Equal layouts are equal orders in memory, and so equal bits."""
 
-    size: tuple[int, int] | None = None
-    """Rows and columns of what is convolved; None: any."""
+    shape: tuple[int, int, int] | None = None
+    """Pictures, rows and columns of what is convolved; None: any."""
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
 
@@ -88,14 +93,20 @@ class Layout:
 ANY = Layout()
 
 
-def size_matters(channels: int) -> bool:
-    """Whether the best order for so many output channels is another one for other sizes.
+def shape_matters(channels: int) -> bool:
+    """Whether the best order for so many output channels is another one for other shapes.
 
-    oneDNN goes through them in blocks of 64 or of 48, as it likes, where both divide them; in the
-    wrong order it reorders the weight at every call (192 channels at 8²: 12 ms instead of 0.4).
-    Elsewhere one order serves every size, and no picture depends on which came first.
+    oneDNN goes through them in blocks as wide as it likes: with AVX512 of 64 or 48, where both
+    divide them, elsewhere of 16, 24 or 32. In the wrong order it reorders the weight at every call
+    (192 channels at 8² and AVX512: 12 ms instead of 0.4; 1280 at 2² and AVX2: 1.1 s instead of
+    8 ms). Where one order serves every shape, a weight is packed once.
     """
-    return channels % 48 == 0
+    return not _has_avx512() or channels % 48 == 0
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def quick(x: Tensor) -> bool:
@@ -111,7 +122,7 @@ def quick(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weightᵀ + bias over (… d); for tensors that are `quick`."""
-    if x.dtype == torch.float32 and chosen() == "oneDNN, MKL":
+    if x.dtype == torch.float32 and chosen() != "oneDNN":
         return functional.linear(x, weight, bias)
     return _linear(x, weight, bias)
 
@@ -122,7 +133,10 @@ def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     In two halves, so that the exact gelu is done while its numbers are at hand.
     """
     half = len(weight) // 2
-    gate = _linear(x, weight[half:], bias[half:], "gelu")
+    if chosen() == CONVOLUTIONS:
+        gate = functional.gelu(linear(x, weight[half:], bias[half:]))
+    else:
+        gate = _linear(x, weight[half:], bias[half:], "gelu")
     return gate.mul_(linear(x, weight[:half], bias[:half]))
 
 
@@ -135,7 +149,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str = "none") 
 
 def packed(weight: Tensor, layout: Layout = ANY) -> Tensor:
     """(out in rows columns) in the order oneDNN convolves with; `dense` gives it back exactly."""
-    size = None if layout.size is None else [1, weight.shape[1], *layout.size]
+    size = None
+    if layout.shape is not None:
+        pictures, rows, columns = layout.shape
+        size = [pictures, weight.shape[1], rows, columns]
     reordered = torch.ops.mkldnn._reorder_convolution_weight(
         weight.contiguous(), list(layout.padding), list(layout.stride), [1, 1], 1, size
     )
@@ -172,7 +189,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def worth_pieces(q: Tensor) -> bool:
     """Whether `attended` is the quicker one for queries (b heads n d)."""
-    return q.shape[-2] * q.shape[-1] >= WORTH and quick(q)
+    return chosen() != CONVOLUTIONS and q.shape[-2] * q.shape[-1] >= WORTH and quick(q)
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -40,19 +40,23 @@ class Conv2d(nn.Conv2d):
             padding = (0, 0)
         if self.kernel_size == self.stride == (1, 1) and padding == (0, 0):
             return kernels.pointwise(x, self.weight, self.bias)
-        size = tuple(x.shape[2:]) if kernels.size_matters(self.out_channels) else None
-        self._pack(kernels.Layout(size, self.stride, padding) if size else kernels.ANY)  # type: ignore[arg-type]
+        self._pack(x, padding)  # type: ignore[arg-type]
         return kernels.convolved(x, self.weight, self.bias, self.stride, padding)  # type: ignore[arg-type]
 
     def between(self, x: Tensor) -> Tensor:
         """Of rows that have their neighbours with them, so that only columns are padded; for
-        tensors that are `kernels.quick`, zeros round them, and channels that no size matters to."""
-        self._pack(kernels.ANY)
-        padding = self.padding
-        assert not isinstance(padding, str)
-        return kernels.convolved(x, self.weight, self.bias, (1, 1), (0, padding[1]))
+        tensors that are `kernels.quick`, and zeros round them."""
+        assert not isinstance(self.padding, str)
+        padding = (0, self.padding[1])
+        self._pack(x, padding)
+        return kernels.convolved(x, self.weight, self.bias, (1, 1), padding)
 
-    def _pack(self, layout: kernels.Layout) -> None:
+    def _pack(self, x: Tensor, padding: tuple[int, int]) -> None:
+        """In the best order for what is convolved; it follows from that alone."""
+        layout = kernels.ANY
+        if kernels.shape_matters(self.out_channels):
+            pictures, _, rows, columns = x.shape
+            layout = kernels.Layout((pictures, rows, columns), self.stride, padding)  # type: ignore[arg-type]
         if self.weight.is_mkldnn and getattr(self.weight, PACKED_FOR) != layout:
             self._unpack()
         if not self.weight.is_mkldnn:

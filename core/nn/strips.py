@@ -26,10 +26,7 @@ WORTH = 2**23
 def worth_strips(x: Tensor, *layers: Conv2d) -> bool:
     """Whether (b c h w) is large enough, and all layers can do with strips."""
     size = x[0].numel() * x.element_size()
-    fitting = all(
-        layer.padding_mode == "zeros" and not kernels.size_matters(layer.out_channels)
-        for layer in layers
-    )
+    fitting = all(layer.padding_mode == "zeros" for layer in layers)
     return size >= WORTH and fitting and kernels.quick(x)
 
 
@@ -39,6 +36,15 @@ def _strips(x: Tensor) -> Iterator[tuple[int, int]]:
     many = max(2, STRIP // max(1, x[0, :, 0].numel() * x.element_size()) // 2 * 2)
     for start in range(0, rows, many):
         yield start, min(start + many, rows)
+
+
+def _alike(x: Tensor) -> Iterator[tuple[int, int, int]]:
+    """(first row, first that is new, row after the last) of strips of one height: a weight is
+    packed for it. The last one takes rows along that were done before."""
+    tall = 0
+    for start, stop in _strips(x):
+        tall = tall or stop
+        yield stop - tall, start, stop
 
 
 def activated(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -86,12 +92,12 @@ def convolved(
     answer = onto
     if answer is None:
         answer = x.new_empty(b, rows, columns, out).permute(0, 3, 1, 2)
-    for start, stop in _strips(x):
-        above, below = min(start, 1), min(rows - stop, 1)
-        strip = before(x[:, :, start - above : stop + below])
+    for first, start, stop in _alike(x):
+        above, below = min(first, 1), min(rows - stop, 1)
+        strip = before(x[:, :, first - above : stop + below])
         if not (above and below):
             strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
-        made = conv.between(strip)
+        made = conv.between(strip)[:, :, start - first :]
         if onto is None:
             answer[:, :, start:stop] = made
         else:
@@ -112,14 +118,13 @@ def enlarged(x: Tensor, conv: Conv2d) -> Tensor:
     """conv of x with every row and column twice; the enlarged picture never exists as a whole."""
     b, _, rows, columns = x.shape
     answer = x.new_empty(b, rows * 2, columns * 2, conv.out_channels).permute(0, 3, 1, 2)
-    for start, stop in _strips(x):
-        above, below = min(start, 1), min(rows - stop, 1)
+    for first, start, stop in _alike(x):
+        above, below = min(first, 1), min(rows - stop, 1)
         strip = functional.interpolate(
-            x[:, :, start - above : stop + below], scale_factor=2.0, mode="nearest"
+            x[:, :, first - above : stop + below], scale_factor=2.0, mode="nearest"
         )
-        first, last = above, strip.shape[2] - below
-        strip = strip[:, :, first:last]
+        strip = strip[:, :, above : strip.shape[2] - below]
         if not (above and below):
             strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
-        answer[:, :, 2 * start : 2 * stop] = conv.between(strip)
+        answer[:, :, 2 * start : 2 * stop] = conv.between(strip)[:, :, 2 * (start - first) :]
     return answer
