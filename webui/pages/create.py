@@ -354,9 +354,7 @@ def wire(
             **quiet,
         )
     demo.load(on_load, outputs=[inputs[name] for name in named_anew], **quiet)
-    demo.load(
-        None, inputs=widgets, outputs=widgets, js=script(f"recalled({ids}, values)"), **quiet
-    )
+    demo.load(None, inputs=widgets, outputs=widgets, js=script(f"recalled({ids}, values)"), **quiet)
 
 
 def submitted(
