@@ -41,14 +41,18 @@ def fits(change: Change, shape: tuple[int, ...]) -> bool:
     return own == wanted or own == _bare(flat)
 
 
-def added(change: Change, total: Tensor, original: Tensor, weight: float) -> Tensor:
-    """`total` + weight · delta of `original`, float32, as a new tensor."""
+def added(
+    change: Change, total: Tensor, original: Tensor, weight: float, into: Tensor | None = None
+) -> Tensor:
+    """`total` + weight · delta of `original`, float32; written `into` a tensor, or a new one."""
     if not isinstance(change, LowRank) or change.mid is not None:
-        return torch.add(total, change.delta(original), alpha=weight)
+        return torch.add(total, change.delta(original), alpha=weight, out=into)
     # The one most files are made of, without a delta in between.
     up, down = (_like(factor.flatten(1), original) for factor in (change.up, change.down))
     flat = total.reshape(up.shape[0], -1)
-    return torch.addmm(flat, up, down, alpha=weight * change.scale).reshape(original.shape)
+    out = None if into is None else into.view(flat.shape)
+    answer = torch.addmm(flat, up, down, alpha=weight * change.scale, out=out)
+    return answer.view(original.shape)
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:

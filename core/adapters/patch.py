@@ -101,8 +101,15 @@ def patched(parts: Parts, uses: Sequence[Use]) -> Iterator[tuple[Applied, ...]]:
 class Patch:
     """Changed weights, with the originals kept: one extra copy of what is touched."""
 
-    def __init__(self, parts: Parts, uses: Sequence[Use]) -> None:
-        """Nothing is changed before everything is computed. Raises as `patched`."""
+    def __init__(
+        self, parts: Parts, uses: Sequence[Use], spare: Mapping[_Slot, Tensor] | None = None
+    ) -> None:
+        """Nothing is changed before everything is computed. Raises as `patched`.
+
+        Args:
+            spare: what an earlier patch leaves (see `restore`), to be written over: fresh memory
+                takes several times as long as the sums.
+        """
         table = layers(parts) if uses else {}
         sums: dict[_Slot, list[_Term]] = {}
         report = []
@@ -112,15 +119,16 @@ class Patch:
             for slot, term in terms:
                 if term.weight:
                     sums.setdefault(slot, []).append(term)
-        changed = [(slot, _changed(slot, terms)) for slot, terms in sums.items()]
+        spare = spare or {}
+        changed = [(slot, _changed(slot, terms, spare.get(slot))) for slot, terms in sums.items()]
         self.report = tuple(report)
         self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
 
-    def restore(self) -> None:
-        """Puts the originals back; a second time does nothing."""
-        for slot, original in self._originals:
-            slot.put(original)
+    def restore(self) -> dict[_Slot, Tensor]:
+        """Puts the originals back, and gives what hung there; a second time does nothing."""
+        left = {slot: slot.put(original) for slot, original in self._originals}
         self._originals = []
+        return left
 
 
 class Kept:
@@ -138,8 +146,9 @@ class Kept:
             AdapterError: one does not fit; the model is as it came then, without any.
         """
         if self._patch is None or tuple(uses) != self._uses:
+            spare = self._patch.restore() if self._patch is not None and uses else None
             self.restore()
-            self._patch = Patch(self._parts, uses)
+            self._patch = Patch(self._parts, uses, spare)
             self._uses = tuple(uses)
         return self._patch.report
 
@@ -230,13 +239,14 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
     return weight * factors.get(layer.block, 0.0)
 
 
-def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
-    """The parameter with all changes, each made from the original, in the original's dtype."""
+def _changed(slot: _Slot, terms: Sequence[_Term], spare: Tensor | None = None) -> Tensor:
+    """The parameter with all changes, each made from the original, in the original's dtype; in the
+    memory of `spare` where that fits."""
     original = kernels.dense(slot.value.detach())
     exact = original.float()
-    total = exact
+    total, into = exact, _memory(spare, exact)
     for term in terms:
-        total = added(term.change, total, exact, term.weight)
+        total = added(term.change, total, exact, term.weight, into)
     low, high = torch.aminmax(total)
     largest = torch.finfo(original.dtype).max
     if not (-largest <= low and high <= largest):  # NaN is neither
@@ -248,6 +258,17 @@ def _changed(slot: _Slot, terms: Sequence[_Term]) -> Tensor:
     if changed.stride() != original.stride():  # channels last on a graphics card
         changed = torch.empty_like(original).copy_(changed)
     return changed
+
+
+def _memory(spare: Tensor | None, like: Tensor) -> Tensor | None:
+    """`spare`, if a sum shaped like this tensor can be written into it."""
+    if spare is None or spare.is_mkldnn or spare.dtype != like.dtype:
+        return None
+    fits = (spare.shape, spare.stride(), spare.device) == (like.shape, like.stride(), like.device)
+    if not fits or not spare.is_contiguous():
+        return None
+    may = torch.is_inference_mode_enabled() or not spare.is_inference()
+    return spare.detach() if may else None
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from core.errors import OutOfMemory
-from core.models.catalog import CheckpointFile
-from core.models.family import VAE, unet_config, vae_config
+from core.models.catalog import CheckpointFile, Version
+from core.models.family import VAE, read_card, unet_config, vae_config
 from core.models.footprint import amount, decoding_bytes, free_bytes, network_bytes
 from core.models.layouts import read_model_header
 from core.models.sparing import SET_TILE, TILES, is_out_of_memory, let_go
@@ -59,15 +60,17 @@ def sizes_of(
     Raises:
         FileError: as `read_model_header`, `unet_config` and `vae_config`.
     """
-    header = read_model_header(file.path)
+    unet, vae = _configs(file.version, file.family.heads)
+    return Sizes(unet, vae, dtype, torch.float32 if device.type == "cpu" else dtype, tiles)
+
+
+@functools.lru_cache(maxsize=16)
+def _configs(version: Version, heads: int | None) -> tuple[UNetConfig, VAEConfig]:
+    """Of the file as it is now: every job asks, and a header of thousands of names is read once."""
+    header = read_model_header(version[0])
+    card = read_card(header)
     inside = any(name.startswith(VAE) for name in header.tensors)
-    return Sizes(
-        unet_config(header, file.family.heads, file.card),
-        vae_config(header, file.card) if inside else VAEConfig(),
-        dtype,
-        torch.float32 if device.type == "cpu" else dtype,
-        tiles,
-    )
+    return unet_config(header, heads, card), vae_config(header, card) if inside else VAEConfig()
 
 
 def needed(request: GenerationRequest, weights: int, sizes: Sizes) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ def rows(asked: Asked) -> Iterator[Row]:
     times = {name: seconds(taken, 1) for name, taken in measured["times"].items()}
     put_on, taken_off = times.get("fuse", ()), times.get("unfuse", ())
     yield Row("LoRA put on, 264 layers", times["on"], put_on, "CPU s", 1, 0.5, note, measured)
+    yield Row(
+        "another weight for it, 264 layers, against fuse_lora",
+        times["another"],
+        put_on,
+        "CPU s",
+        1,
+        note="in the memory of the one before",
+    )
     theirs = (
         ""
         if measured["their_exact"] is None
@@ -87,6 +95,7 @@ def compared(file: str, folder: str, rounds: int) -> dict[str, Any]:
             "without": answers,
             "on": lambda: model.wear(uses),
             "with": answers,
+            "another": lambda: model.wear([replace(uses[0], weight=0.5)]),
             "off": lambda: model.wear(()),
         }
         pipeline = _pipeline(Path(file), model) if has_diffusers() else None

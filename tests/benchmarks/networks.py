@@ -22,6 +22,7 @@ from tests.benchmarks.harness import (
     forget_peak,
     has_diffusers,
     in_child,
+    machine,
     memory,
     seconds,
     spent,
@@ -49,7 +50,7 @@ def rows(asked: Asked) -> Iterator[Row]:
             yield _row(f"step, CFG, {size}², {name}", measured[str(size)], "float32", 1)
         return
     given = {"file": str(written(asked.folder)), "folder": str(asked.folder)}
-    for precision in ("float32", "bfloat16"):
+    for precision in _precisions():
         for threads in asked.threads:
             yield from _steps(given, precision, threads, asked.rounds)
         for threads in asked.threads:
@@ -59,6 +60,12 @@ def rows(asked: Asked) -> Iterator[Row]:
             goal, _ = DECODING_GOALS.get(precision, (None, None))
             yield _row("SD 1.5 VAE decode, 512²", measured, precision, threads, goal)
         yield _decoding_memory(given, precision)
+
+
+def _precisions() -> list[str]:
+    """Where the processor has no bfloat16, torch only plays it: nothing to compare."""
+    has = "avx512_bf16" in machine()["processor"] or "amx_bf16" in machine()["processor"]
+    return ["float32", "bfloat16"] if has else ["float32"]
 
 
 def _steps(given: Mapping[str, Any], precision: str, threads: int, rounds: int) -> Iterator[Row]:

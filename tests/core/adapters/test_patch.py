@@ -158,6 +158,24 @@ def test_the_same_set_again_costs_nothing_and_another_one_starts_anew() -> None:
     assert_same(parts, before)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_another_set_takes_the_memory_of_the_one_before(kind: spelled.Kind) -> None:
+    parts = parts_of()
+    before = snapshot(parts)
+    sets = [[Use(lora_of(), 0.7)], [Use(lora_of(kind, 1), -2.0), Use(lora_of(low_rank, 2), 0.3)]]
+    kept = Kept(parts)
+    places = []
+    for uses in sets:
+        kept.use(uses)
+        places.append({tensor.data_ptr() for tensor in weights(parts).values()})
+        fresh = with_uses(*uses)
+        assert all(torch.equal(tensor, fresh[key]) for key, tensor in weights(parts).items())
+    assert places[0] == places[1]
+    kept.restore()
+    assert_same(parts, before)
+
+
 def test_one_copy_is_kept_and_nothing_more() -> None:
     """The originals and the changed tensors: no deltas, no float32 copies."""
     parts = parts_of(dtype=torch.bfloat16)
