@@ -110,9 +110,10 @@ def _has_avx512() -> bool:
 
 
 def quick(x: Tensor) -> bool:
-    """Whether oneDNN's own kernels take this tensor."""
+    """Whether oneDNN's own kernels take this tensor; what is compiled is left to the compiler."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype in _DTYPES
         and not torch.is_grad_enabled()
         and chosen() != "plain"
@@ -189,7 +190,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def worth_pieces(q: Tensor) -> bool:
     """Whether `attended` is the quicker one for queries (b heads n d)."""
-    return chosen() != CONVOLUTIONS and q.shape[-2] * q.shape[-1] >= WORTH and quick(q)
+    return q.shape[-2] * q.shape[-1] >= WORTH and quick(q) and chosen() != CONVOLUTIONS
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

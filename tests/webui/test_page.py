@@ -166,6 +166,7 @@ def test_what_is_set_while_the_page_is_loading_is_not_lost(
     expect(page.locator("#v-mode input[value=inpaint]")).to_be_checked()
     expect(page.locator("#txt2img_enable_hr input")).to_be_checked()
     expect(page.locator("#txt2img_steps input[type=number]")).to_have_value("7")
+    page.evaluate("localStorage.clear()")
     page.close()
 
 
