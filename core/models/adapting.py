@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -33,11 +32,6 @@ class Adapting:
         self._catalog = catalog
         self._shelf = Shelf(catalog)
         self._files: OrderedDict[tuple[Path, int, int, Hashable], object] = OrderedDict()
-
-    @functools.cached_property
-    def _tokenizer(self) -> Tokenizer:
-        """Without names. Reading its vocabulary takes 0.1 s."""
-        return Tokenizer()
 
     def put_on(
         self, model: Checkpoint, uses: Sequence[LoraUse], kinds: Sequence[AdapterKind] = KINDS
@@ -81,7 +75,7 @@ class Adapting:
         files = {file.embedding.name: file for file in self._shelf.files()}
         if not files:
             return ()
-        tokenizer = self._tokenizer.knowing(file.embedding for file in files.values())
+        tokenizer = Tokenizer().knowing(file.embedding for file in files.values())
         texts = ((request.prompt, False), (request.negative_prompt, True))
         names = {
             name: None

@@ -7,6 +7,7 @@ network, nor which id an encoder pads with.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -90,33 +91,40 @@ class Count:
     """75 for each chunk."""
 
 
+@functools.cache
+def _encoder() -> tokenizers.Tokenizer:
+    """Read once, which takes 0.1 s; nothing changes it."""
+    model = models.BPE.from_file(
+        str(_VOCABULARY / "vocab.json"),
+        str(_VOCABULARY / "merges.txt"),
+        continuing_subword_prefix="",
+        end_of_word_suffix="</w>",
+    )
+    encoder = tokenizers.Tokenizer(model)
+    encoder.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    encoder.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    encoder.add_special_tokens(
+        [AddedToken(name, normalized=False) for name in ("<|startoftext|>", "<|endoftext|>")]
+    )
+    return encoder
+
+
 class Tokenizer:
     """CLIP's byte-pair encoding; arXiv:2103.00020, section 2.4. May be used from any thread."""
 
     def __init__(self) -> None:
-        model = models.BPE.from_file(
-            str(_VOCABULARY / "vocab.json"),
-            str(_VOCABULARY / "merges.txt"),
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-        )
-        self._encoder = tokenizers.Tokenizer(model)
-        self._encoder.normalizer = normalizers.Sequence(
-            [
-                normalizers.NFC(),
-                normalizers.Replace(Regex(r"\s+"), " "),
-                normalizers.Lowercase(),
-            ]
-        )
-        self._encoder.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_WORD), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
-        self._encoder.add_special_tokens(
-            [AddedToken(name, normalized=False) for name in ("<|startoftext|>", "<|endoftext|>")]
-        )
+        self._encoder = _encoder()
         self._names = Names()
 
     def knowing(self, embeddings: Iterable[Embedding]) -> Tokenizer:

@@ -334,11 +334,13 @@ def test_an_unchanged_branch_ends_in_the_same_bits_from_everywhere(
     steps = [event for event in events if isinstance(event, Step)]
     (whole,) = images(events)
     calls = 0
-    for step in reversed(steps):
-        branch = Branch(job="run", index=step.state.index)
-        image, asked = run(replace(request, branch=branch), branching(house, path))
-        assert image.tobytes() == whole.tobytes()
-        assert asked == calls  # the calls of the intervals that were left, and no more
+    for number, step in enumerate(reversed(steps)):
+        # An adaptive sampler takes some forty: each third of them says as much.
+        if len(steps) < 20 or number % 3 == 0:
+            branch = Branch(job="run", index=step.state.index)
+            image, asked = run(replace(request, branch=branch), branching(house, path))
+            assert image.tobytes() == whole.tobytes()
+            assert asked == calls  # the calls of the intervals that were left, and no more
         calls += len(step.estimates)
 
 
