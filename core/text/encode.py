@@ -74,12 +74,8 @@ def encode(
         _over(read(text, negative=is_negative, emphasis=emphasis), steps, counting)
         for text, is_negative in ((prompt, False), (negative, True))
     ]
-    chunks = {
-        part.text: tokenizer.chunks(part)
-        for wording in wordings
-        for parts in wording
-        for part in parts
-    }
+    different = {part.text: part for wording in wordings for parts in wording for part in parts}
+    chunks = {text: tokenizer.chunks(part) for text, part in different.items()}
     length = max(map(len, chunks.values()))
     reading = _Reading(encoder, clip_skip, emphasis, vectors or {}, encodings or Encodings())
     conditionings = {text: reading.whole(of_text, length) for text, of_text in chunks.items()}
