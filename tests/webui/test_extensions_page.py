@@ -99,6 +99,8 @@ def test_a_zip_is_installed_used_and_removed_on_the_page(
     expect(row).to_contain_text("Its author wrote nothing.")
     row.get_by_text("Disable").click()
     expect(row).to_have_attribute("data-state", "off")
+    expect(row.locator("pre")).to_be_visible()  # what is being read stays open
+    expect(row).to_contain_text("Its author wrote nothing.")
     assert not engine.registry.request_steps
     page.screenshot(path=str(tmp_path / "list.png"))
     row.get_by_text("Remove…").click()

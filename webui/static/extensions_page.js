@@ -67,13 +67,15 @@ class Page {
         : "Extensions run with the rights of this machine's user, so only that user may change them, in a browser on the machine itself.";
       note.textContent = words;
       note.hidden = told.may_change && !told.all_off;
-      list.replaceChildren(...this.all.map((one, index) => this.row(one, index)));
+      const read = new Set([...list.querySelectorAll("li:has(> details[open])")].map((row) => row.dataset.name));
+      list.replaceChildren(...this.all.map((one, index) => this.row(one, index, read.has(one.name))));
     } catch (error) {
       problem(error);
     }
   }
 
-  row(one, index) {
+  /** One extension; `open`: its author's words were being read. */
+  row(one, index, open) {
     const about = [STATES[one.state], one.version && `version ${one.version}`, !one.ships && "from elsewhere"];
     const cost = one.calls ? [`${one.seconds.toFixed(2)} s in ${one.calls} calls`] : [];
     if (one.load_seconds >= 0.05) cost.push(`${one.load_seconds.toFixed(2)} s to load`);
@@ -89,15 +91,15 @@ class Page {
     for (const text of new Set([one.problem, ...one.sentences].filter(Boolean))) {
       row.append(made("p", { className: "v-xt-problem", textContent: sentence(text) }));
     }
-    row.append(this.readme(one));
+    row.append(this.readme(one, open));
     if (this.may) row.append(this.does(one, index));
     return row;
   }
 
   /** What its author wrote, asked for when it is opened. */
-  readme(one) {
+  readme(one, open) {
     const text = made("pre");
-    const more = made("details", {}, made("summary", { textContent: "Read more" }), text);
+    const more = made("details", { open }, made("summary", { textContent: "Read more" }), text);
     more.addEventListener("toggle", async () => {
       if (!more.open || text.textContent) return;
       const told = await asked(`/api/extensions/readme?name=${encodeURIComponent(one.name)}`).catch((error) => ({ text: error.message }));
@@ -119,30 +121,37 @@ class Page {
       if (index > 0) does.append(button("Earlier", () => this.earlier(index)));
     } else does.append(button("Enable", () => this.switched(one, "enable")));
     if (one.pin?.source.startsWith("https://")) does.append(button("Update…", () => this.look(() => this.sent("look", { url: one.pin.source }))));
-    if (one.can_roll_back) does.append(button("Roll back", () => this.sent("roll-back", { name: one.name })));
+    if (one.can_roll_back) does.append(button("Roll back", () => this.back(one)));
     if (one.pin) does.append(button("Remove…", () => this.remove(one)));
     return does;
   }
 
+  /** Does it, reads the list again, and says what `done` gave to be said, which has then been drawn. */
   async busy(element, done) {
     element.disabled = true;
+    let told = null;
     try {
-      await done();
+      told = await done();
     } catch (error) {
       problem(error);
     }
     await this.load();
+    if (told) this.follow(told);
   }
 
-  async switched(one, what) {
-    await this.sent("switch", { name: one.name, do: what });
-    const told = { enable: "is on", disable: "is off", reload: "was read anew" }[what];
-    await this.follow(one.name, `${one.title} ${told}`, one.hooks);
+  async switched({ name, title, hooks }, what) {
+    await this.sent("switch", { name, do: what });
+    const became = { enable: "is on", disable: "is off", reload: "was read anew" }[what];
+    return { name, words: `${title} ${became}`, before: hooks };
+  }
+
+  async back({ name, title, hooks }) {
+    await this.sent("roll-back", { name });
+    return { name, words: `${title} is as it was before`, before: hooks };
   }
 
   /** Says what became of one. What it draws comes and goes with the page, which is drawn anew. */
-  async follow(name, words, before = []) {
-    await this.load();
+  follow({ name, words, before = [] }) {
     const now = this.all.find((one) => one.name === name)?.hooks ?? [];
     const draws = [...before, ...now].some((hook) => ON_THE_PAGE.includes(hook));
     const action = { word: "Load again", done: () => location.reload() };
@@ -156,10 +165,10 @@ class Page {
     await this.sent("order", { names });
   }
 
-  async remove(one) {
-    if (!confirm(`Remove ${one.title}? Its files are deleted.`)) return;
-    await this.sent("remove", { name: one.name });
-    await this.follow(one.name, `${one.title} is gone`, one.hooks);
+  async remove({ name, title, hooks }) {
+    if (!confirm(`Remove ${title}? Its files are deleted.`)) return null;
+    await this.sent("remove", { name });
+    return { name, words: `${title} is gone`, before: hooks };
   }
 
   async search() {
@@ -236,13 +245,8 @@ class Page {
     yes.dataset.v = "install";
     yes.addEventListener("click", () =>
       this.busy(yes, async () => {
-        try {
-          const done = await this.sent("install", { id: one.id, enable: true });
-          sheet.close();
-          await this.follow(one.name, `${one.title} is ${done.state}`);
-        } finally {
-          sheet.close();
-        }
+        const done = await this.sent("install", { id: one.id, enable: true }).finally(() => sheet.close());
+        return { name: one.name, words: `${one.title} is ${done.state}` };
       }),
     );
     does.append(yes);
