@@ -124,7 +124,7 @@ def test_every_change_is_told_at_once(app: FastAPI) -> None:
 
 @pytest.fixture(scope="module")
 def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from served(FakeEngine(0.03), tmp_path_factory.mktemp("waiting"))
+    yield from served(FakeEngine(0.1), tmp_path_factory.mktemp("waiting"))
 
 
 def add(page: Page, prompt: str) -> None:

@@ -334,9 +334,7 @@ def wire(
     drawn.stop.click(None, js=script("stop()"), **quiet)
     drawn.skip.click(None, js=script("skip()"), **quiet)
     drawn.discard.click(None, js=script("discard()"), **quiet)
-    drawn.fill.click(
-        None, inputs=widgets, outputs=widgets, js=script(f"filled({names}, values)"), **quiet
-    )
+    drawn.fill.click(None, outputs=widgets, js=script(f"filled({names})"), **quiet)
     gr.on(
         [component.change for component in widgets],
         None,

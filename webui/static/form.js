@@ -4,15 +4,18 @@
 import { asked, control, kept, made, part, present, sentence, typed } from "./dom.js";
 
 const KEY = "vitrine.form";
+/** In gradio's words: this field is not touched. */
+const AS_IT_IS = { __type__: "update" };
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-/** What the document shows of a field whose widget shows its value as it is: words, a tick, a choice
- * among a few. Undefined of all others. */
+/** What the document shows of a field whose widget shows its value as it is: words, a number, a tick,
+ * a choice among a few. Undefined of all others. */
 function shown(id) {
   const box = control(id);
   if (!box || box.role) return undefined;
   if (box.type === "checkbox") return box.checked;
+  if (box.type === "number") return box.value && Number(box.value);
   if (box.type === "radio") return document.querySelector(`#${id} input:checked`)?.value;
   return box.tagName === "TEXTAREA" || box.type === "text" ? box.value : undefined;
 }
@@ -23,6 +26,7 @@ export class Form {
     this.values = {};
     this.ids = {}; // of every field, the element that its widget stands in
     this.wanted = null;
+    this.given = null; // the model of a fill on its way, whose other values are kept
     this.models = { checkpoints: [], samplers: {} };
     this.last = kept("vitrine.seed");
     this.remembers = false; // not before the old values are back
@@ -33,6 +37,12 @@ export class Form {
         this.shown();
       })
       .catch(() => {});
+    for (const drawn of ['[data-v="knows"]', "#txt2img_width input", '[data-v="fold-said"]']) {
+      present(drawn).then(() => {
+        this.shown();
+        this.folded();
+      });
+    }
     this.seeds();
   }
 
@@ -44,7 +54,8 @@ export class Form {
     if (["checkpoint", "sampler", "schedule"].some((name) => before[name] !== this.values[name])) {
       const chosen = before.checkpoint && before.checkpoint !== this.values.checkpoint;
       this.shown();
-      if (chosen && !this.filling) this.useDefaults();
+      if (chosen && this.given !== this.values.checkpoint) this.useDefaults();
+      if (chosen) this.given = null;
     }
     this.folded();
     this.tell();
@@ -89,7 +100,8 @@ export class Form {
     this.shown();
     this.folded();
     this.tell();
-    return names.map((name) => merged[name] ?? null);
+    // What stays as it is isn't set again: it may be another one by the time gradio does it.
+    return names.map((name) => (name in merged && !same(merged[name], now[name]) ? merged[name] : AS_IT_IS));
   }
 
   /** What was set while the old values were still on their way; it must not be lost. */
@@ -101,7 +113,7 @@ export class Form {
     // Where gradio has not told of it yet, the document shows it already.
     for (const [name, id] of Object.entries(this.ids)) {
       const shows = shown(id);
-      const was = typeof shows === "boolean" ? values[name] : String(values[name] ?? "");
+      const was = typeof shows === "string" ? String(values[name] ?? "") : values[name];
       if (shows !== undefined && shows !== "" && shows !== was) fresh[name] = shows;
     }
     return fresh;
@@ -127,16 +139,16 @@ export class Form {
   }
 
   /** gradio's hook after `fill`. */
-  filled(names, values) {
+  filled(names) {
     const wanted = this.wanted || {};
     this.wanted = null;
-    this.filling = true;
-    setTimeout(() => (this.filling = false), 500);
+    const { checkpoint } = wanted;
+    if (checkpoint !== undefined && checkpoint !== this.values.checkpoint) this.given = checkpoint;
     // A whole request says which extensions have a part in it: the others have none.
     const whole = "prompt" in wanted;
-    return names.map((name, i) => {
+    return names.map((name) => {
       if (name in wanted) return wanted[name];
-      return whole && /^extras\..*\.on$/.test(name) ? false : values[i];
+      return whole && /^extras\..*\.on$/.test(name) ? false : AS_IT_IS;
     });
   }
 
@@ -203,7 +215,7 @@ export class Form {
   /** The settings in short, for when they are folded away. */
   folded() {
     const said = part("fold-said");
-    if (!said) return;
+    if (!said || !this.remembers) return;
     this.accordions();
     const { steps, cfg_scale, seed } = this.values;
     said.textContent = `${steps} steps · guidance ${cfg_scale}${seed ? ` · seed ${seed}` : ""}`;

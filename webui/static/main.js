@@ -69,7 +69,7 @@ export const page = {
     reading(form.values);
     return recalled;
   },
-  filled: (names, values) => form.filled(names, values),
+  filled: (names) => form.filled(names),
 
   /** The server's answer to Generate. */
   replied(reply) {

@@ -32,10 +32,12 @@ export class Queue {
 
   /** The queue is another one now. */
   took(queue) {
+    const before = this.now;
     this.now = queue;
     this.at = performance.now();
     this.counted();
-    if (this.dialog?.open) this.draw();
+    // Rows stay while they are the same: a click goes to what lay under it when it began.
+    if (this.dialog?.open) same(before, queue) ? this.waits() : this.draw();
     this.session.lined(queue);
   }
 
@@ -162,5 +164,10 @@ export class Queue {
     return job.wait === null ? place : `${place}, in ${duration(Math.max(0, job.wait - spent))}`;
   }
 }
+
+const unhurried = (queue) => ({ ...queue, jobs: queue.jobs.map((job) => ({ ...job, wait: null })) });
+
+/** Whether two queues differ in how long one waits, at most. */
+const same = (one, other) => JSON.stringify(unhurried(one)) === JSON.stringify(unhurried(other));
 
 const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
