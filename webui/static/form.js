@@ -13,11 +13,14 @@ const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
  * a choice among a few. Undefined of all others. */
 function shown(id) {
   const box = control(id);
+  return box?.type === "radio" ? document.querySelector(`#${id} input:checked`)?.value : says(box);
+}
+
+function says(box) {
   if (!box || box.role) return undefined;
   if (box.type === "checkbox") return box.checked;
-  if (box.type === "number") return box.value && Number(box.value);
-  if (box.type === "radio") return document.querySelector(`#${id} input:checked`)?.value;
-  return box.tagName === "TEXTAREA" || box.type === "text" ? box.value : undefined;
+  if (box.type === "number" || box.type === "range") return box.value && Number(box.value);
+  return box.tagName === "TEXTAREA" || ["text", "radio"].includes(box.type) ? box.value : undefined;
 }
 
 export class Form {
@@ -30,6 +33,8 @@ export class Form {
     this.models = { checkpoints: [], samplers: {} };
     this.last = kept("vitrine.seed");
     this.remembers = false; // not before the old values are back
+    this.hands = new Map(); // by the element its widget stands in: what was last set by hand
+    document.addEventListener("input", ({ target }) => this.byHand(target), true);
     this.ears = [];
     this.loaded = asked("/api/models")
       .then((models) => {
@@ -58,7 +63,26 @@ export class Form {
       if (chosen) this.given = null;
     }
     this.folded();
+    this.putBack();
     this.tell();
+  }
+
+  byHand(input) {
+    const value = says(input);
+    if (value === undefined) return;
+    const id = input.parentElement.closest("[id]")?.id;
+    if (value !== "" && input.validity.valid) this.hands.set(id, value);
+    else this.hands.delete(id);
+  }
+
+  /** While gradio draws the page it may set a field to what it held before a hand came, once. */
+  putBack() {
+    const lost = {};
+    for (const [name, id] of Object.entries(this.ids)) {
+      const shows = shown(id);
+      if (shows !== undefined && this.hands.has(id) && !same(shows, this.hands.get(id))) lost[name] = this.hands.get(id);
+    }
+    if (Object.keys(lost).length) this.fill(lost);
   }
 
   /** `heard(values)` now, if there are any, and whenever one has changed. */
@@ -134,6 +158,7 @@ export class Form {
 
   /** Sets some fields, and leaves the others. */
   fill(values) {
+    for (const name of Object.keys(values)) this.hands.delete(this.ids[name]);
     this.wanted = { ...this.wanted, ...values };
     document.querySelector("#v-fill")?.click();
   }
