@@ -48,9 +48,11 @@ def chosen() -> str:
 
 
 def told() -> str:
-    """The choice and the number of threads, which both decide how sums are rounded."""
+    """The choice and the number of threads, which decide how sums are rounded. All but "plain"
+    convolves by Winograd's way where that is the quicker one; see `core.nn.winograd`."""
     threads = torch.get_num_threads()
-    return f"{chosen()}, {threads} {'thread' if threads == 1 else 'threads'}"
+    ways = chosen() if chosen() == "plain" else f"{chosen()}, Winograd"
+    return f"{ways}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core.nn import kernels
+from core.nn import kernels, winograd
 
 PACKED_FOR = "packed_for"
 """Attribute of a packed weight: its `kernels.Layout`."""
@@ -40,16 +40,27 @@ class Conv2d(nn.Conv2d):
             padding = (0, 0)
         if self.kernel_size == self.stride == (1, 1) and padding == (0, 0):
             return kernels.pointwise(x, self.weight, self.bias)
+        if self._by_tiles(x, padding):  # type: ignore[arg-type]
+            made = winograd.blocks(self._unpack(), self.bias)
+            return winograd.convolved(x, made, self.out_channels, padding)  # type: ignore[arg-type]
         self._pack(x, padding)  # type: ignore[arg-type]
         return kernels.convolved(x, self.weight, self.bias, self.stride, padding)  # type: ignore[arg-type]
 
-    def between(self, x: Tensor) -> Tensor:
-        """Of rows that have their neighbours with them, so that only columns are padded; for
-        tensors that are `kernels.quick`, and zeros round them."""
+    def between(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The convolution of strips shaped like this one: rows that have their neighbours with
+        them, so that only columns are padded; for tensors that are `kernels.quick`, and zeros
+        round them. What all strips need is made once."""
         assert not isinstance(self.padding, str)
         padding = (0, self.padding[1])
+        if self._by_tiles(x, padding):
+            made = winograd.kept(self._unpack(), self.bias)
+            return lambda strip: winograd.convolved(strip, made, self.out_channels, padding)
         self._pack(x, padding)
-        return kernels.convolved(x, self.weight, self.bias, (1, 1), padding)
+        return lambda strip: kernels.convolved(strip, self.weight, self.bias, (1, 1), padding)
+
+    def _by_tiles(self, x: Tensor, padding: tuple[int, int]) -> bool:
+        rows, columns = (x.shape[i + 2] + 2 * padding[i] - 2 for i in (0, 1))
+        return self.stride == (1, 1) and winograd.worth(self.weight, rows, columns)
 
     def _pack(self, x: Tensor, padding: tuple[int, int]) -> None:
         """In the best order for what is convolved; it follows from that alone."""
@@ -64,9 +75,10 @@ class Conv2d(nn.Conv2d):
             # On the weight itself: a LoRA takes it away and brings it back.
             setattr(self.weight, PACKED_FOR, layout)
 
-    def _unpack(self) -> None:
+    def _unpack(self) -> Tensor:
         if self.weight.is_mkldnn:
             self._put(kernels.dense(self.weight))
+        return self.weight
 
     def _put(self, weight: Tensor) -> None:
         self._parameters["weight"] = nn.Parameter(weight, requires_grad=False)

@@ -92,12 +92,14 @@ def convolved(
     answer = onto
     if answer is None:
         answer = x.new_empty(b, rows, columns, out).permute(0, 3, 1, 2)
+    through = None
     for first, start, stop in _alike(x):
         above, below = min(first, 1), min(rows - stop, 1)
         strip = before(x[:, :, first - above : stop + below])
         if not (above and below):
             strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
-        made = conv.between(strip)[:, :, start - first :]
+        through = through or conv.between(strip)
+        made = through(strip)[:, :, start - first :]
         if onto is None:
             answer[:, :, start:stop] = made
         else:
@@ -118,6 +120,7 @@ def enlarged(x: Tensor, conv: Conv2d) -> Tensor:
     """conv of x with every row and column twice; the enlarged picture never exists as a whole."""
     b, _, rows, columns = x.shape
     answer = x.new_empty(b, rows * 2, columns * 2, conv.out_channels).permute(0, 3, 1, 2)
+    through = None
     for first, start, stop in _alike(x):
         above, below = min(first, 1), min(rows - stop, 1)
         strip = functional.interpolate(
@@ -126,5 +129,6 @@ def enlarged(x: Tensor, conv: Conv2d) -> Tensor:
         strip = strip[:, :, above : strip.shape[2] - below]
         if not (above and below):
             strip = functional.pad(strip, (0, 0, 1 - above, 1 - below))
-        answer[:, :, 2 * start : 2 * stop] = conv.between(strip)[:, :, 2 * (start - first) :]
+        through = through or conv.between(strip)
+        answer[:, :, 2 * start : 2 * stop] = through(strip)[:, :, 2 * (start - first) :]
     return answer

@@ -70,8 +70,7 @@ class FakeCatalog:
 class FakeEngine:
     """Implements `core.engine.engine.Engine`.
 
-    A prompt of "fail" fails, "crash" crashes, and each "slowly" in one makes it six
-    times as long.
+    A prompt of "fail" fails, "crash" crashes, and each "slowly" in it makes it six times as long.
     """
 
     def __init__(self, seconds: float = 0.03) -> None:

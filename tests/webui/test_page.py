@@ -181,17 +181,20 @@ def test_what_a_hand_has_set_is_put_back_if_gradio_forgets_it(visitor: Visitor) 
         """async () => {
             const kept = JSON.parse(localStorage['vitrine.form']);
             const number = document.querySelector('#txt2img_steps input[type=number]');
-            Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(number, '20');
-            const main = performance.getEntriesByType('resource').find((one) => /main\\.js/.test(one.name));
+            const { set } = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value');
+            set.call(number, '20');
+            const main = performance.getEntriesByType('resource')
+                .find((one) => /main\\.js/.test(one.name));
             const { page } = await import(main.name);
-            let filled = null;
-            const noting = (...all) => (filled = page.filledBefore(...all));
-            page.filledBefore = page.filled;
-            page.filled = noting;
+            const { filled } = page;
+            let values = [];
+            page.filled = (names) => (values = filled(names));
             page.changed(Object.keys(kept), Object.values({ ...kept, steps: 20 }));
-            for (let i = 0; i < 100 && !filled; i++) await new Promise((resolve) => setTimeout(resolve, 20));
-            page.filled = page.filledBefore;
-            window.back = (filled ?? []).filter((one) => one.__type__ !== 'update');
+            for (let i = 0; i < 100 && !values.length; i++) {
+                await new Promise((resolve) => setTimeout(resolve, 20));
+            }
+            page.filled = filled;
+            window.back = values.filter((one) => one.__type__ !== 'update');
         }"""
     )
     assert page.evaluate("window.back") == [7]
