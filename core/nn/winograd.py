@@ -22,7 +22,7 @@ CHANNELS = 256
 NUMBERS = 3 * 2**18
 """Numbers of one picture, before and after together, from which it pays. How many pictures there
 are has no say, so that each of a batch is what it is alone."""
-PIECE = 2**23
+PIECE = 2**24
 """Bytes of tiles that are in work at a time: some of a core's own share of the cache."""
 BLOCK = 5 * 2**24
 """Bytes of transformed weights at a time."""
