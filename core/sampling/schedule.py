@@ -7,6 +7,7 @@ and for the two that older samplers bring themselves, `timesteps` and `time_unif
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -43,13 +44,17 @@ class Schedule:
     def sigma_max(self) -> float:
         return float(self.sigmas[-1]) if self.highest is None else self.highest
 
+    @functools.cached_property
+    def _logs(self) -> Tensor:
+        return self.sigmas.log()
+
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep of a noise level, linear in log sigma; clamped to the ends.
 
         Fractional as in k-diffusion, or where it `rounds` the one whose log sigma is nearest, as
         in ComfyUI.
         """
-        logs = self.sigmas.log()
+        logs = self._logs
         if self.rounds:
             return (sigma.to(logs).log()[..., None] - logs).abs().argmin(-1).to(logs)
         wanted = sigma.to(logs).clamp(self.sigmas[0], self.sigmas[-1]).log()
@@ -59,7 +64,7 @@ class Schedule:
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """The noise level of a fractional timestep, 0 to t - 1; inverse of `timestep`."""
-        logs = self.sigmas.log()
+        logs = self._logs
         timestep = timestep.to(logs).clamp(0, len(logs) - 1)
         low = timestep.floor().long().clamp(max=len(logs) - 2)
         return torch.lerp(logs[low], logs[low + 1], timestep - low).exp()
