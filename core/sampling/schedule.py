@@ -57,7 +57,7 @@ class Schedule:
         logs = self._logs
         if self.rounds:
             return (sigma.to(logs).log()[..., None] - logs).abs().argmin(-1).to(logs)
-        wanted = sigma.to(logs).clamp(self.sigmas[0], self.sigmas[-1]).log()
+        wanted = sigma.to(logs).log()
         low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(logs) - 2)
         share = (wanted - logs[low]) / (logs[low + 1] - logs[low])
         return low + share.clamp(0, 1)
