@@ -229,7 +229,7 @@ def test_several_pictures_are_painted_one_after_another(
 
 def test_generating_again_and_again_ends_with_stop(visitor: Visitor, engine: LocalEngine) -> None:
     page = visitor.page
-    page.fill("#txt2img_steps input[type=number]", "12")
+    page.fill("#txt2img_steps input[type=number]", "60")
     page.keyboard.press("Tab")
     before = len(engine.jobs())
     page.locator('[data-v="forever"]').click()
