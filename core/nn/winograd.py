@@ -23,7 +23,7 @@ NUMBERS = 3 * 2**18
 """Numbers of one picture, before and after together, from which it pays. How many pictures there
 are has no say, so that each of a batch is what it is alone."""
 PIECE = 2**24
-"""Bytes of tiles that are in work at a time: some of a core's own share of the cache."""
+"""Bytes of tiles that are in work at a time: rows enough for each product to be worth its call."""
 BLOCK = 5 * 2**24
 """Bytes of transformed weights at a time."""
 _SOME = 2**21
@@ -59,7 +59,8 @@ def worth(weight: Tensor, rows: int, columns: int) -> bool:
 
 def blocks(weight: Tensor, bias: Tensor | None) -> Iterator[Block]:
     """The weight, transformed, some channels at a time; each block is overwritten by the next."""
-    memory = _spare.pop() if _spare else weight.new_empty(BLOCK // 4)
+    with torch.inference_mode(False):  # else only inference mode might write over it later
+        memory = _spare.pop() if _spare else weight.new_empty(BLOCK // 4)
     try:
         for start, stop in _cut(weight, BLOCK):
             into = memory[: 16 * weight[start:stop, :, 0, 0].numel()]

@@ -102,6 +102,17 @@ def test_memory_is_used_again_and_never_by_two_at_once(monkeypatch: pytest.Monke
     assert len(winograd._spare) == 2
 
 
+def test_memory_of_inference_serves_where_only_gradients_are_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(winograd, "_spare", [])
+    conv, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6)
+    with torch.inference_mode():
+        first = conv(x)
+    with torch.no_grad():
+        assert torch.equal(conv(x), first)
+
+
 @torch.inference_mode()
 def test_strips_and_round_edges_go_this_way_too(
     calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
