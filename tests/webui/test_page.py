@@ -376,7 +376,7 @@ def test_what_the_page_says_early_is_not_swept_away_when_it_has_loaded(
     drop(visitor, b"nothing", "nothing.png")
     visitor.says("is not a PNG")
     page.wait_for_timeout(2500)
-    visitor.says("is not a PNG")
+    expect(page.locator(STATUS)).to_contain_text("is not a PNG")
     page.close()
 
 
@@ -433,7 +433,7 @@ def test_whoever_waits_is_told_for_how_many(visitor: Visitor, fake_engine: FakeE
     visitor.generate()
     visitor.says("Waiting: 1 before this one")
     first.cancel()
-    visitor.says("Done in")
+    expect(visitor.page.locator(STATUS)).to_contain_text("Done in")
 
 
 def test_markup_in_a_prompt_stays_text(visitor: Visitor) -> None:
