@@ -24,6 +24,7 @@ CASES = {
     "page": "the page's weight and first interaction, in Chromium",
     "gpu": "SDXL and SD 1.5 on a graphics card, eager, compiled and recorded, against diffusers",
 }
+ENVIRONMENTS = (".venv", "venv")
 SHORT = ("starting", "running", "networks")
 
 
@@ -36,6 +37,8 @@ def main(words: Sequence[str] | None = None) -> int:
         rounds=given.rounds or (3 if given.short else 5),
         short=given.short,
         checkpoint=given.checkpoint,
+        comfyui=given.comfyui,
+        comfyui_python=python_of(given),
         device=given.device,
         tiny=given.tiny,
     )
@@ -69,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     add("case", nargs="*", choices=[[], *CASES], help=told)
     add("--short", action="store_true", help="a few minutes at most")
     add("--checkpoint", type=_file, help="a checkpoint of your own, measured as well")
+    add("--comfyui", type=_checkout, help="a checkout of ComfyUI, measured as well")
+    python = "the Python that has what it needs (its own venv, or this one)"
+    add("--comfyui-python", type=_file, help=python)
     add("--threads", type=int, nargs="+", default=[1, 2])
     add("--rounds", type=int, help="how often each takes its turn; 5, with --short 3")
     add("--device", default="cuda", help="of the case gpu: cuda, cuda:1; cpu to try it out")
@@ -79,6 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def python_of(given: argparse.Namespace) -> str:
+    """Of the checkout: the one named, else that of an environment inside it, else this one."""
+    if given.comfyui_python is not None:
+        return str(given.comfyui_python)
+    inside = (
+        [given.comfyui / name / "bin" / "python" for name in ENVIRONMENTS] if given.comfyui else []
+    )
+    return str(next((path for path in inside if path.is_file()), sys.executable))
+
+
+def _checkout(text: str) -> Path:
+    path = Path(text).expanduser().resolve()
+    if not (path / "comfy" / "sd.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of ComfyUI: it has no comfy/sd.py")
+    return path
+
+
 def _has_device(name: str) -> bool:
     from tests.benchmarks.gpu import is_there
 
@@ -86,7 +109,7 @@ def _has_device(name: str) -> bool:
 
 
 def _file(text: str) -> Path:
-    path = Path(text).expanduser().resolve()
+    path = Path(text).expanduser().absolute()  # a Python's own name is its environment's
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path

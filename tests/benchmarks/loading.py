@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,16 @@ from core.models.catalog import Catalog
 from core.models.hashing import Hashing
 from core.models.store import Store
 from tests.benchmarks.harness import (
+    COMFYUI,
     OURS,
     ROOT,
     THEIRS,
     Asked,
+    Program,
     Row,
     children_alternated,
-    forget_peak,
-    has_diffusers,
-    memory,
+    programs,
+    reading,
     seconds,
 )
 from tests.benchmarks.models import settings_for, written
@@ -40,16 +40,12 @@ VOCABULARY = ROOT / "core" / "text" / "vocab"
 
 def rows(asked: Asked) -> Iterator[Row]:
     """First loads: nothing is known of the file. Then later ones, in a new process as well."""
-    functions = {
-        OURS: "loading:our_first",
-        HASHED: "loading:our_hashed",
-        LATER: "loading:our_later",
-    }
-    if has_diffusers():
-        functions[THEIRS] = "loading:theirs"
     given = {"file": str(written(asked.folder)), "folder": str(asked.folder)}
+    chosen = programs(asked, "loading:our_first", "loading:theirs", "comfyui:loading", **given)
+    for name, function in ((HASHED, "our_hashed"), (LATER, "our_later")):
+        chosen[name] = Program(f"loading:{function}", given)
     for threads in asked.threads:
-        found = children_alternated(functions, asked.rounds, threads, **given)
+        found = children_alternated(chosen, asked.rounds, threads)
         theirs = found.get(THEIRS, [])
         for name, what, most in (
             (OURS, "first load, until it can paint", 0.8),
@@ -66,6 +62,16 @@ def rows(asked: Asked) -> Iterator[Row]:
                     most,
                     more={"found": found[name], THEIRS: theirs},
                 )
+        if COMFYUI in found:
+            yield Row(
+                "first load, until it can paint",
+                seconds(found[OURS], threads),
+                seconds(found[COMFYUI], threads),
+                "CPU s" if threads == 1 else "s",
+                threads,
+                more={"found": found[COMFYUI]},
+                other=COMFYUI,
+            )
         peaks = [one["peak"] for one in found[OURS]]
         yield Row(
             "peak memory of a first load", peaks, unit="× weights", threads=threads, most=1.1,
@@ -108,7 +114,7 @@ def _ours(file: str, folder: str, hashed: bool = False, known: bool = False) -> 
                     exhausted(hashing.rest())
             return model.network, model.vae, model.text
 
-        return _measured(Path(file), load)
+        return reading(Path(file), load)
 
 
 def theirs(file: str, folder: str) -> dict[str, float]:
@@ -131,23 +137,7 @@ def theirs(file: str, folder: str) -> dict[str, float]:
         )
         return pipeline.unet, pipeline.vae, pipeline.text_encoder
 
-    return _measured(Path(file), load)
-
-
-def _measured(path: Path, load: Callable[[], tuple[nn.Module, ...]]) -> dict[str, float]:
-    """Seconds, and the peak above what was there before, in terms of the weights."""
-    with path.open("rb", buffering=0) as file:  # a busy machine may have forgotten it
-        buffer = bytearray(2**22)
-        while file.readinto(buffer):
-            pass
-    before = memory()[0]
-    forget_peak()
-    cpu, wall = time.process_time(), time.perf_counter()
-    parts = load()
-    taken = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    peak = memory()[1] - before
-    weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters()) / 1e9
-    return {**taken, "peak": peak / weights, "weights": weights}
+    return reading(Path(file), load)
 
 
 def _configuration(folder: Path) -> Path:

@@ -1,128 +1,159 @@
-"""A rank-16 LoRA over SD 1.5's 264 layers, put on and taken off: ours beside diffusers and peft.
+"""A rank-16 LoRA over SD 1.5's 264 layers, put on and taken off: ours beside the others.
 
 The goal counts `fuse_lora`, that is without reading the file; ours is `Checkpoint.wear`, as every
-run calls it.
+run calls it. Each candidate has a process of its own; they take turns.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import Asked, Row, has_diffusers, in_child, seconds
+from tests.benchmarks.harness import (
+    OURS,
+    THEIRS,
+    Asked,
+    Candidate,
+    Row,
+    Spent,
+    candidates,
+    programs,
+    seconds,
+)
+from tests.benchmarks.networks import Works, called, inputs
+
+SIZE = 64
+"""Pixels a side of the step that is compared: there weights are all that there is to read."""
+TURN = ("without", "on", "with", "another", "off")
+"""One round, of those that a candidate knows."""
+BOTH = {"components": ["unet", "text_encoder"]}
 
 
 def rows(asked: Asked) -> Iterator[Row]:
     if asked.short:
         return
-    from tests.benchmarks.models import written
+    from tests.benchmarks.models import lora_written, written
 
-    measured = in_child(
-        "lora:compared",
-        file=str(written(asked.folder)),
-        folder=str(asked.folder),
-        rounds=asked.rounds,
-    )
-    difference = measured["difference"]
-    note = "" if difference is None else f"answers differ by {difference:.1e}"
-    exact = "bit for bit" if measured["exact"] else "NOT EXACT"
-    times = {name: seconds(taken, 1) for name, taken in measured["times"].items()}
-    put_on, taken_off = times.get("fuse", ()), times.get("unfuse", ())
-    yield Row("LoRA put on, 264 layers", times["on"], put_on, "CPU s", 1, 0.5, note, measured)
-    yield Row(
-        "another weight for it, 264 layers, against fuse_lora",
-        times["another"],
-        put_on,
-        "CPU s",
-        1,
-        note="in the memory of the one before",
-    )
-    theirs = (
-        ""
-        if measured["their_exact"] is None
-        else f"; theirs differs: {not measured['their_exact']}"
-    )
-    yield Row("LoRA taken off", times["off"], unit="CPU s", threads=1, most=0.2, note=exact)
-    if taken_off:
-        yield Row(
-            "LoRA taken off, against unfuse_lora",
-            times["off"],
-            taken_off,
-            "CPU s",
-            1,
-            note=f"{exact}{theirs}",
-        )
+    chosen = programs(
+        asked, "lora:our_works", "lora:their_works", "comfyui:lora_works",
+        file=str(written(asked.folder)), folder=str(asked.folder),
+        lora=str(lora_written(asked.folder)),
+    )  # fmt: skip
+    with candidates(chosen, 1) as running:
+        differences = {name: _difference(running, name) for name in running if name != OURS}
+        exact = {name: _is_exact(one) for name, one in running.items()}
+        taken = {
+            name: {work: [] for work in TURN if work in one.works} for name, one in running.items()
+        }
+        for _ in range(asked.rounds):
+            for name, one in running.items():
+                for work, times in taken[name].items():
+                    times.append(one.did(work))
+    ours = taken.pop(OURS)
+    others = taken or {THEIRS: {}}
+    for name, theirs in others.items():
+        yield from _against(name, ours, theirs, exact, differences.get(name))
     yield Row(
         "a step with the LoRA on, against one without",
-        times["with"],
-        times["without"],
+        seconds(ours["with"], 1),
+        seconds(ours["without"], 1),
         "CPU s",
         1,
         note="both ours, 64²",
+        other="without",
     )
 
 
-def compared(file: str, folder: str, rounds: int) -> dict[str, Any]:
-    """In a child: seconds of every part, in turns, and whether taking off leaves every bit."""
-    import torch
+def _against(
+    name: str,
+    ours: Mapping[str, list[Spent]],
+    theirs: Mapping[str, list[Spent]],
+    exact: Mapping[str, bool],
+    difference: float | None,
+) -> Iterator[Row]:
+    put_on, taken_off = seconds(theirs.get("on", ()), 1), seconds(theirs.get("off", ()), 1)
+    note = "" if difference is None else f"answers differ by {difference:.1e}"
+    most = 0.5 if name == THEIRS else None
+    what = "LoRA put on, 264 layers"
+    yield Row(what, seconds(ours["on"], 1), put_on, "CPU s", 1, most, note, other=name)
+    yield Row(
+        "another weight for it, against putting it on", seconds(ours["another"], 1), put_on,
+        "CPU s", 1, note="in the memory of the one before", other=name,
+    )  # fmt: skip
+    told = {one: "bit for bit" if is_exact else "not exact" for one, is_exact in exact.items()}
+    off, note = seconds(ours["off"], 1), f"{told[OURS]}; {name} {told.get(name, '-')}"
+    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=told[OURS])
+    if taken_off:
+        yield Row("LoRA taken off, beside", off, taken_off, "CPU s", 1, note=note, other=name)
 
-    from core.adapters.lora import lora
+
+def _answer(one: Candidate) -> Any:
+    import numpy
+
+    with tempfile.TemporaryDirectory() as folder:
+        one.did("with", Path(folder) / "answer.npy")
+        return numpy.load(Path(folder) / "answer.npy")
+
+
+def _difference(running: Mapping[str, Candidate], name: str) -> float:
+    """Between the answers with the LoRA on, relative to the largest number; it is taken off again."""
+    answers = {}
+    for one in (OURS, name):
+        running[one].did("on")
+        answers[one] = _answer(running[one])
+        running[one].did("off")
+    return float(abs(answers[OURS] - answers[name]).max() / abs(answers[name]).max())
+
+
+def _is_exact(one: Candidate) -> bool:
+    """Whether putting it on changes the answer, and taking it off leaves every bit."""
+    before = _answer(one)
+    one.did("on")
+    between = _answer(one)
+    one.did("off")
+    return bool((_answer(one) == before).all() and not (between == before).all())
+
+
+# --- in a candidate's process --------------------------------------------------------------------
+
+
+def our_works(file: str, folder: str, lora: str) -> Works:
+    from safetensors.torch import load_file
+
+    from core.adapters.lora import lora as read
     from core.adapters.patch import Use
     from tests.benchmarks import models
-    from tests.benchmarks.harness import alternated
-    from tests.full_size import manifest
 
     model = models.ours(Path(file), Path(folder), "float32")
-    generator = torch.Generator().manual_seed(3)
-    tensors = {
-        key: torch.full(shape, 8.0) if not shape else torch.randn(shape, generator=generator) * 0.01
-        for key, (shape, _) in manifest("lora-kohya-sd15").items()
-    }
-    uses = [Use(lora("rank 16", tensors, {}))]
-    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 77, 768)
-    timestep = torch.tensor([601.0, 601.0])
-    ids = torch.full((1, 77), 49407)
-
-    def answers() -> tuple[torch.Tensor, torch.Tensor]:
-        return model.network(x, timestep, context), model.text(ids).context
-
-    with torch.inference_mode():
-        before = answers()
-        works = {
-            "without": answers,
-            "on": lambda: model.wear(uses),
-            "with": answers,
-            "another": lambda: model.wear([replace(uses[0], weight=0.5)]),
-            "off": lambda: model.wear(()),
-        }
-        pipeline = _pipeline(Path(file), model) if has_diffusers() else None
-        their_before = difference = None
-        if pipeline is not None:
-            their_before = pipeline.unet(x, timestep, context).sample
-            pipeline.load_lora_weights(tensors)
-            both = {"components": ["unet", "text_encoder"]}
-            works["fuse"] = lambda: pipeline.fuse_lora(**both)
-            model.wear(uses)
-            pipeline.fuse_lora(**both)
-            theirs = pipeline.unet(x, timestep, context).sample
-            difference = ((answers()[0] - theirs).abs().max() / theirs.abs().max()).item()
-            works["unfuse"] = lambda: pipeline.unfuse_lora(**both)
-            pipeline.unfuse_lora(**both)
-            model.wear(())
-        times = alternated(works, rounds)
-        exact = all(torch.equal(a, b) for a, b in zip(before, answers(), strict=True))
-        their_exact = None
-        if pipeline is not None:
-            pipeline.unload_lora_weights()
-            their_exact = torch.equal(their_before, pipeline.unet(x, timestep, context).sample)
+    use = Use(read("rank 16", load_file(lora), {}))
+    network = called(model.network, *inputs([SIZE], 8, 768, "float32")[SIZE])
     return {
-        "times": {name: [asdict(one) for one in taken] for name, taken in times.items()},
-        "difference": difference,
-        "exact": exact,
-        "their_exact": their_exact,
+        "without": network,
+        "on": lambda: model.wear([use]),
+        "with": network,
+        "another": lambda: model.wear([replace(use, weight=0.5)]),
+        "off": lambda: model.wear(()),
+    }
+
+
+def their_works(file: str, folder: str, lora: str) -> Works:
+    from safetensors.torch import load_file
+
+    from tests.benchmarks import models
+
+    pipeline = _pipeline(Path(file), models.ours(Path(file), Path(folder), "float32"))
+    pipeline.load_lora_weights(load_file(lora))
+    pipeline.fuse_lora(**BOTH)  # as in use: what is set up at the first time is there
+    pipeline.unfuse_lora(**BOTH)
+    x, timestep, context = inputs([SIZE], 8, 768, "float32")[SIZE]
+    return {
+        "on": called(lambda: pipeline.fuse_lora(**BOTH)),
+        "with": called(lambda: pipeline.unet(x, timestep, context).sample),
+        "off": called(lambda: pipeline.unfuse_lora(**BOTH)),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.engine.answers import exhausted
@@ -33,6 +34,23 @@ def written(folder: Path) -> Path:
     if not path.exists():
         unfinished = path.with_suffix(".tmp")
         write_full_size(unfinished, "sd15-fp16-pruned")
+        os.replace(unfinished, path)
+    return path
+
+
+def lora_written(folder: Path) -> Path:
+    """A LoRA of rank 16 over SD 1.5's 264 layers, written if it is not there yet."""
+    from tests.full_size import manifest
+
+    path = folder / "rank-16.safetensors"
+    if not path.exists():
+        generator = torch.Generator().manual_seed(3)
+        tensors = {
+            key: torch.randn(shape, generator=generator) * 0.01 if shape else torch.tensor(8.0)
+            for key, (shape, _) in manifest("lora-kohya-sd15").items()
+        }
+        unfinished = path.with_suffix(".tmp")
+        save_file(tensors, unfinished)
         os.replace(unfinished, path)
     return path
 

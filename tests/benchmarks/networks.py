@@ -1,14 +1,14 @@
 """The networks: a step of classifier-free guidance (a batch of two), and the VAE's decoding.
 
-Each pair of thread count and precision has a process of its own, in which ours and diffusers' take
-turns on the same weights. The random SD 1.5 of real size is measured against the goals; the model
-that ships and one of the user's own are measured at their own size.
+Each candidate has a process of its own for every pair of thread count and precision, with the
+weights of one file; they take turns. The random SD 1.5 of real size is measured against the goals;
+the model that ships and one of the user's own are measured at their own size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ from tests.benchmarks.harness import (
     OURS,
     THEIRS,
     Asked,
+    Program,
     Row,
-    alternated,
+    candidates,
     children_alternated,
+    compared,
     forget_peak,
-    has_diffusers,
-    in_child,
     machine,
     memory,
-    seconds,
-    spent,
+    programs,
 )
 
+SIZES = (256, 512)
 STEP_GOALS = {
     ("float32", 256): 0.50,
     ("float32", 512): 0.58,
@@ -36,6 +36,9 @@ STEP_GOALS = {
 }
 DECODING_GOALS = {"float32": (0.8, 0.6)}
 """Of its time and of its memory."""
+TIMESTEP = 601.0
+
+Works = dict[str, Callable[[], Any]]
 
 
 def rows(asked: Asked) -> Iterator[Row]:
@@ -44,22 +47,18 @@ def rows(asked: Asked) -> Iterator[Row]:
     if asked.short:
         for file in dict.fromkeys((None, asked.checkpoint)):
             size = found(file, asked.folder).size
-            given = {"file": file and str(file), "folder": str(asked.folder), "sizes": [size]}
-            name = "the shipped model" if file is None else file.stem
-            measured = in_child("networks:steps", **given, precision="float32", rounds=asked.rounds)
-            yield _row(f"step, CFG, {size}², {name}", measured[str(size)], "float32", 1)
+            chosen = _programs(asked, file, [size], "float32")
+            with candidates(chosen, 1) as running:
+                name = "the shipped model" if file is None else file.stem
+                step = compared(running, f"step {size}", asked.rounds)
+                yield from step.rows(f"step, CFG, {size}², {name}", 1, note="float32")
         return
-    given = {"file": str(written(asked.folder)), "folder": str(asked.folder)}
+    file = written(asked.folder)
     for precision in _precisions():
+        chosen = _programs(asked, file, SIZES, precision)
         for threads in asked.threads:
-            yield from _steps(given, precision, threads, asked.rounds)
-        for threads in asked.threads:
-            measured = in_child(
-                "networks:decoding", threads, **given, precision=precision, rounds=asked.rounds
-            )
-            goal, _ = DECODING_GOALS.get(precision, (None, None))
-            yield _row("SD 1.5 VAE decode, 512²", measured, precision, threads, goal)
-        yield _decoding_memory(given, precision)
+            yield from _of_real_size(chosen, precision, threads, asked.rounds)
+        yield from _decoding_memory(chosen, precision)
 
 
 def _precisions() -> list[str]:
@@ -68,115 +67,135 @@ def _precisions() -> list[str]:
     return ["float32", "bfloat16"] if has else ["float32"]
 
 
-def _steps(given: Mapping[str, Any], precision: str, threads: int, rounds: int) -> Iterator[Row]:
-    sizes = [256, 512]
-    measured = in_child(
-        "networks:steps", threads, **given, sizes=sizes, precision=precision, rounds=rounds
+def _programs(
+    asked: Asked, file: Path | None, sizes: Sequence[int], precision: str
+) -> dict[str, Program]:
+    """ComfyUI reads files alone, and computes in float32 on a CPU whatever its weights are."""
+    comfyui = "comfyui:works" if file is not None and precision == "float32" else None
+    return programs(
+        asked, "networks:our_works", "networks:their_works", comfyui,
+        file=file and str(file), folder=str(asked.folder), sizes=[*sizes], precision=precision,
+    )  # fmt: skip
+
+
+def _of_real_size(
+    chosen: Mapping[str, Program], precision: str, threads: int, rounds: int
+) -> Iterator[Row]:
+    with candidates(chosen, threads) as running:
+        for size in SIZES:
+            most = STEP_GOALS[precision, size]
+            step = compared(running, f"step {size}", rounds)
+            yield from step.rows(f"SD 1.5 step, CFG, {size}²", threads, most, precision)
+        goal, _ = DECODING_GOALS.get(precision, (None, None))
+        decoding = compared(running, "decode", rounds)
+        yield from decoding.rows("SD 1.5 VAE decode, 512²", threads, goal, precision)
+
+
+def _decoding_memory(chosen: Mapping[str, Program], precision: str) -> Iterator[Row]:
+    functions = {OURS: "our_decoding_memory", THEIRS: "their_decoding_memory"}
+    peaks = children_alternated(
+        {
+            name: replace(chosen[name], function=f"networks:{function}")
+            for name, function in functions.items()
+            if name in chosen
+        },
+        rounds=1,
+        warm=0,
     )
-    for size in sizes:
-        goal = STEP_GOALS[precision, size]
-        what = f"SD 1.5 step, CFG, {size}²"
-        yield _row(what, measured[str(size)], precision, threads, goal)
-
-
-def _row(
-    what: str, measured: Mapping[str, Any], precision: str, threads: int, goal: float | None = None
-) -> Row:
-    difference = measured["difference"]
-    note = precision if difference is None else f"{precision}, answers differ by {difference:.1e}"
-    return Row(
-        what,
-        seconds(measured[OURS], threads),
-        seconds(measured.get(THEIRS, ()), threads),
-        "CPU s" if threads == 1 else "s",
-        threads,
-        goal,
-        note,
-        measured,
-    )
-
-
-def _decoding_memory(given: Mapping[str, Any], precision: str) -> Row:
-    functions = {OURS: "networks:our_decoding_memory"}
-    if has_diffusers():
-        functions[THEIRS] = "networks:their_decoding_memory"
-    peaks = children_alternated(functions, 1, warm=0, **given, precision=precision)
     _, goal = DECODING_GOALS.get(precision, (None, None))
     what = "SD 1.5 VAE decode, 512²: memory above the weights"
-    return Row(what, peaks[OURS], peaks.get(THEIRS, ()), "GB", most=goal, note=precision)
+    yield Row(what, peaks[OURS], peaks.get(THEIRS, ()), "GB", most=goal, note=precision)
 
 
-# --- in a child ----------------------------------------------------------------------------------
+# --- in a candidate's process --------------------------------------------------------------------
 
 
-def steps(
-    file: str | None, folder: str, sizes: list[int], precision: str, rounds: int
-) -> dict[str, Any]:
-    """Both U-Nets on a batch of two, by size. An XL's are not compared: it takes more inputs."""
+def our_works(file: str | None, folder: str, sizes: list[int], precision: str) -> Works:
+    """A step of every size, and the decoding of a picture of 512²."""
+    from tests.benchmarks import models
+
+    model = models.ours(None if file is None else Path(file), Path(folder), precision)
+    config = model.network.config
+    given = inputs(sizes, model.vae.config.shrink, config.context, precision, config.vector)
+    return networks_works(model.network, model.decode, given, latents())
+
+
+def their_works(file: str | None, folder: str, sizes: list[int], precision: str) -> Works:
+    """The same of diffusers; nothing of an XL, which takes more inputs."""
     import torch
 
     from tests.benchmarks import models
 
     path = None if file is None else Path(file)
-    model = models.ours(path, Path(folder), precision)
-    source = models.found(path, Path(folder)).path
-    config, dtype = model.network.config, getattr(torch, precision)
-    theirs = None
-    if has_diffusers() and source.suffix == ".safetensors" and config.vector is None:
-        theirs = models.diffusers_unet(source, config, dtype)
-    generator = torch.Generator().manual_seed(1)
-    context = torch.randn(2, 77, config.context, generator=generator).to(dtype)
-    vector = None if config.vector is None else torch.randn(2, config.vector).to(dtype)
-    timestep = torch.tensor([601.0, 601.0])
-    measured = {}
+    model = models.ours(path, Path(folder), precision)  # its numbers are read off the file
+    source, family = models.found(path, Path(folder)).path, model.family
+    config, vae_config, dtype = model.network.config, model.vae.config, getattr(torch, precision)
+    del model
+    if source.suffix != ".safetensors" or config.vector is not None:
+        return {}
+    unet = models.diffusers_unet(source, config, dtype)
+    vae = models.diffusers_vae(source, vae_config, dtype)
+    given = inputs(sizes, vae_config.shrink, config.context, precision)
+    scaled = (latents() / family.latent_scale).to(dtype)
+    return networks_works(
+        lambda x, timestep, context: unet(x, timestep, context).sample,
+        lambda x: vae.decode(x).sample,
+        given,
+        scaled,
+    )
+
+
+def networks_works(
+    network: Callable[..., Any],
+    decode: Callable[[Any], Any],
+    given: Mapping[int, Sequence[Any]],
+    latents: Any,
+) -> Works:
+    """By the names that the rows call them by."""
+    steps = {f"step {size}": called(network, *tensors) for size, tensors in given.items()}
+    return {**steps, "decode": called(decode, latents)}
+
+
+def called(function: Callable[..., Any], *tensors: Any) -> Callable[[], Any]:
+    """The call, to be made in inference mode."""
+
+    def call() -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return function(*tensors)
+
+    return call
+
+
+def inputs(
+    sizes: Sequence[int], shrink: int, width: int, precision: str, vector: int | None = None
+) -> dict[int, list[Any]]:
+    """Size → what a U-Net takes for two pictures; the same numbers in every process."""
+    import torch
+
+    dtype, generator = getattr(torch, precision), torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> Any:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    given = {}
     for size in sizes:
-        _, rows, columns = model.latent_shape(size, size)
-        x = torch.randn(2, config.in_channels, rows, columns, generator=generator).to(dtype)
-        works: dict[str, Callable[[], Any]] = {
-            OURS: lambda x=x: model.network(x, timestep, context, vector)  # type: ignore[misc]
-        }
-        if theirs is not None:
-            works[THEIRS] = lambda x=x: theirs(x, timestep, context).sample  # type: ignore[misc]
-        measured[str(size)] = _compared(works, rounds)
-    return measured
+        x = drawn(2, 4, size // shrink, size // shrink)
+        given[size] = [x, torch.tensor([TIMESTEP, TIMESTEP]), drawn(2, 77, width)]
+        if vector is not None:
+            given[size].append(drawn(2, vector))
+    return given
 
 
-def decoding(file: str, folder: str, precision: str, rounds: int) -> dict[str, Any]:
-    """Both decoders on one picture of 512²."""
+def latents() -> Any:
+    """Of a picture of 512², as the U-Net sees them."""
     import torch
 
-    from tests.benchmarks import models
-
-    model = models.ours(Path(file), Path(folder), precision)
-    latents = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1))
-    works: dict[str, Callable[[], Any]] = {OURS: lambda: model.decode(latents)}
-    if has_diffusers():
-        dtype = getattr(torch, precision)
-        theirs = models.diffusers_vae(Path(file), model.vae.config, dtype)
-        scaled = (latents / model.family.latent_scale).to(dtype)
-        works[THEIRS] = lambda: theirs.decode(scaled).sample
-    return _compared(works, rounds)
+    return torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def _compared(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Times by name; what ours took the first time, when it packs its weights; and by how much
-    the answers differ, relative to the largest number in them."""
-    import torch
-
-    answers, first = {}, {}
-    with torch.inference_mode():
-        for name, work in works.items():
-            first[name] = asdict(spent(lambda name=name, work=work: answers.update({name: work()})))  # type: ignore[misc]
-        difference = None
-        if THEIRS in answers:
-            ours, theirs = (answers[name].float() for name in (OURS, THEIRS))
-            difference = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-        taken = alternated(works, rounds, warm=0)  # all have run once
-    times = {name: [asdict(one) for one in ones] for name, ones in taken.items()}
-    return {**times, "first": first, "difference": difference}
-
-
-def our_decoding_memory(file: str, folder: str, precision: str) -> float:
+def our_decoding_memory(file: str, folder: str, sizes: list[int], precision: str) -> float:
     """GB that the first decoding needs above what is resident before it."""
     import torch
 
@@ -187,7 +206,7 @@ def our_decoding_memory(file: str, folder: str, precision: str) -> float:
     return _needed(lambda: model.decode(latents))
 
 
-def their_decoding_memory(file: str, folder: str, precision: str) -> float:
+def their_decoding_memory(file: str, folder: str, sizes: list[int], precision: str) -> float:
     import torch
 
     from core.nn.vae import VAEConfig

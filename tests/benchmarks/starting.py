@@ -23,10 +23,11 @@ from tests.benchmarks.harness import (
     ROOT,
     THEIRS,
     Asked,
+    Program,
     Row,
     children_alternated,
-    has_diffusers,
     in_child,
+    programs,
     seconds,
 )
 
@@ -34,10 +35,9 @@ PATIENCE = 120.0
 
 
 def rows(asked: Asked) -> Iterator[Row]:
-    functions = {OURS: "starting:our_imports", "text": "starting:our_imports_with_text"}
-    if has_diffusers():
-        functions[THEIRS] = "starting:their_imports"
-    taken = children_alternated(functions, asked.rounds)
+    chosen = programs(asked, "starting:our_imports", "starting:their_imports")
+    chosen["text"] = Program("starting:our_imports_with_text")
+    taken = children_alternated(chosen, asked.rounds)
     theirs = seconds(taken.get(THEIRS, ()), 1)
     what = "import, until a file can be loaded"
     yield Row(what, seconds(taken[OURS], 1), theirs, "CPU s", 1, 0.5)
