@@ -10,7 +10,7 @@ for event in engine.submit(GenerationRequest(prompt="a red apple on a blue backg
 import os
 
 # Torch asks the system for pages of 2 MB instead of 4 kB wherever a tensor fills them (Linux; it
-# reads this at its first tensor). New memory is ready six times as soon, and weights are read sooner.
+# reads this at its first tensor): new memory is ready six times as soon.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from core.engine.engine import DecodeStep

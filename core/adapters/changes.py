@@ -41,20 +41,6 @@ def fits(change: Change, shape: tuple[int, ...]) -> bool:
     return own == wanted or own == _bare(flat)
 
 
-def added(
-    change: Change, total: Tensor, original: Tensor, weight: float, into: Tensor | None = None
-) -> Tensor:
-    """`total` + weight · delta of `original`, float32; written `into` a tensor, or a new one."""
-    if not isinstance(change, LowRank) or change.mid is not None:
-        return torch.add(total, change.delta(original), alpha=weight, out=into)
-    # The one most files are made of, without a delta in between.
-    up, down = (_like(factor.flatten(1), original) for factor in (change.up, change.down))
-    flat = total.reshape(up.shape[0], -1)
-    out = None if into is None else into.view(flat.shape)
-    answer = torch.addmm(flat, up, down, alpha=weight * change.scale, out=out)
-    return answer.view(original.shape)
-
-
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Without the ones at the end."""
     while shape and shape[-1] == 1:
@@ -90,6 +76,11 @@ class LowRank:
     def shape(self) -> tuple[int, ...]:
         kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
         return (self.up.shape[0], self.down.shape[1], *kernel)
+
+    def factors(self, original: Tensor) -> tuple[Tensor, Tensor]:
+        """(o r) and (i r), float32, where `original` is."""
+        up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))
+        return up.contiguous(), down.T.contiguous()
 
     def delta(self, original: Tensor) -> Tensor:
         up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))

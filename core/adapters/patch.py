@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from core.adapters.blocks import BASE, block_of, block_weights
-from core.adapters.changes import Change, added, fits
+from core.adapters.changes import Change, fits
 from core.adapters.lora import Lora
 from core.adapters.names import Base, text_spellings, titled, unet_spellings
 from core.adapters.paths import diffusers_paths
+from core.adapters.sums import summed
 from core.errors import AdapterError
 from core.nn import kernels
 from core.nn.unet import UNet
@@ -240,35 +240,15 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
 
 
 def _changed(slot: _Slot, terms: Sequence[_Term], spare: Tensor | None = None) -> Tensor:
-    """The parameter with all changes, each made from the original, in the original's dtype; in the
-    memory of `spare` where that fits."""
+    """The parameter with all changes; in the memory of `spare` where that fits."""
     original = kernels.dense(slot.value.detach())
-    exact = original.float()
-    total, into = exact, _memory(spare, exact)
-    for term in terms:
-        total = added(term.change, total, exact, term.weight, into)
-    low, high = torch.aminmax(total)
-    largest = torch.finfo(original.dtype).max
-    if not (-largest <= low and high <= largest):  # NaN is neither
+    try:
+        return summed(original, [(term.change, term.weight) for term in terms], spare)
+    except OverflowError:
         names = " and ".join(dict.fromkeys(term.lora for term in terms))
         raise AdapterError(
             f"{names} would change {terms[0].layer} into NaN or infinity; a smaller weight may help"
-        )
-    changed = total.to(original.dtype)
-    if changed.stride() != original.stride():  # channels last on a graphics card
-        changed = torch.empty_like(original).copy_(changed)
-    return changed
-
-
-def _memory(spare: Tensor | None, like: Tensor) -> Tensor | None:
-    """`spare`, if a sum shaped like this tensor can be written into it."""
-    if spare is None or spare.is_mkldnn or spare.dtype != like.dtype:
-        return None
-    fits = (spare.shape, spare.stride(), spare.device) == (like.shape, like.stride(), like.device)
-    if not fits or not spare.is_contiguous():
-        return None
-    may = torch.is_inference_mode_enabled() or not spare.is_inference()
-    return spare.detach() if may else None
+        ) from None
 
 
 def _check_base(lora: Lora, parts: Parts) -> None:

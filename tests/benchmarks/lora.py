@@ -45,8 +45,8 @@ def rows(asked: Asked) -> Iterator[Row]:
     )  # fmt: skip
     with candidates(chosen, 1) as running:
         differences = {name: _difference(running, name) for name in running if name != OURS}
-        exact = {name: _is_exact(one) for name, one in running.items()}
-        taken = {
+        is_exact = _is_exact(running[OURS])
+        taken: dict[str, dict[str, list[Spent]]] = {
             name: {work: [] for work in TURN if work in one.works} for name, one in running.items()
         }
         for _ in range(asked.rounds):
@@ -56,7 +56,7 @@ def rows(asked: Asked) -> Iterator[Row]:
     ours = taken.pop(OURS)
     others = taken or {THEIRS: {}}
     for name, theirs in others.items():
-        yield from _against(name, ours, theirs, exact, differences.get(name))
+        yield from _against(name, ours, theirs, is_exact, differences.get(name))
     yield Row(
         "a step with the LoRA on, against one without",
         seconds(ours["with"], 1),
@@ -72,7 +72,7 @@ def _against(
     name: str,
     ours: Mapping[str, list[Spent]],
     theirs: Mapping[str, list[Spent]],
-    exact: Mapping[str, bool],
+    is_exact: bool,
     difference: float | None,
 ) -> Iterator[Row]:
     put_on, taken_off = seconds(theirs.get("on", ()), 1), seconds(theirs.get("off", ()), 1)
@@ -84,11 +84,10 @@ def _against(
         "another weight for it, against putting it on", seconds(ours["another"], 1), put_on,
         "CPU s", 1, note="in the memory of the one before", other=name,
     )  # fmt: skip
-    told = {one: "bit for bit" if is_exact else "not exact" for one, is_exact in exact.items()}
-    off, note = seconds(ours["off"], 1), f"{told[OURS]}; {name} {told.get(name, '-')}"
-    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=told[OURS])
+    off, note = seconds(ours["off"], 1), "bit for bit" if is_exact else "NOT EXACT"
+    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=note)
     if taken_off:
-        yield Row("LoRA taken off, beside", off, taken_off, "CPU s", 1, note=note, other=name)
+        yield Row("LoRA taken off, beside", off, taken_off, "CPU s", 1, other=name)
 
 
 def _answer(one: Candidate) -> Any:
@@ -100,7 +99,7 @@ def _answer(one: Candidate) -> Any:
 
 
 def _difference(running: Mapping[str, Candidate], name: str) -> float:
-    """Between the answers with the LoRA on, relative to the largest number; it is taken off again."""
+    """Between the answers with the LoRA on, relative to the largest number."""
     answers = {}
     for one in (OURS, name):
         running[one].did("on")
