@@ -178,7 +178,7 @@ class SpatialTransformer(nn.Module):
             y = self.proj_out(y)
         y = rearrange(y, "b (h w) c -> b c h w", h=h)
         if not self.linear:
-            y = self.proj_out(y.contiguous())
+            y = self.proj_out(y)
         return summed(y, x)
 
 

@@ -155,6 +155,17 @@ def test_attention_in_pieces_is_attention(
     torch.testing.assert_close(again, answer, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("keys", [1, 31, 64, 77])
+@torch.inference_mode()
+def test_keys_that_fill_up_a_row_are_not_heeded(keys: int) -> None:
+    q, k, v = (torch.randn(2, 3, n, 16).bfloat16() for n in (2048, keys, keys))
+    if not kernels.quick(q):
+        pytest.skip("this processor has no bfloat16")
+    expected = naive_attend(*(t.double() for t in (q, k, v)), Site("middle", 0, 0, "cross"))
+    answer = kernels.attended(q, k, v)
+    torch.testing.assert_close(answer.double(), expected, rtol=2e-2, atol=2e-2)
+
+
 def test_other_tensors_go_another_way() -> None:
     assert not kernels.quick(torch.ones(2))  # gradients
     with torch.inference_mode():
