@@ -17,7 +17,7 @@ from torch.nn import functional
 from core.additions import Wrapping
 from core.entries import SamplerEntry
 from core.errors import AdapterError, RequestError
-from core.events import Event, Loaded, Loading, Note, Origin, Step
+from core.events import Event, Loading, Note, Origin, Step
 from core.images.guiding import Scene
 from core.images.inputs import Inputs
 from core.images.pixels import pictures, pixels
@@ -27,12 +27,11 @@ from core.images.start import Prepared, prepared
 from core.levels import Segment, image_seeds, levels_of, sampler_of, segments
 from core.models.adapting import told
 from core.models.catalog import Catalog, Kind, Version
-from core.models.checkpoint import Checkpoint
+from core.models.checkpoint import Checkpoint, announced
 from core.models.controlling import Timed, acting, asked
 from core.models.hashing import Hashing
 from core.models.store import Store
 from core.models.upscalers import latent_upscaled, read_upscaler, upscaled
-from core.nn import kernels
 from core.nn.attention import Attending
 from core.nn.seamless import seamless
 from core.passes import LATENT_UPSCALERS, Pass
@@ -184,6 +183,8 @@ class Run:
     house: House
     hashing: Hashing | None = None
     """What finds out what its files are; None: nobody asks."""
+    latest: tuple[str, str | None, Checkpoint] | None = None
+    """The model that was asked for last, by its name and its VAE's."""
     shown: Version | None = None
     """The checkpoint that was announced last."""
     guides: dict[tuple[int, Segment], tuple[PromptOverTime, PromptOverTime]] = field(
@@ -203,7 +204,10 @@ class Run:
 
     def model(self, checkpoint: str, vae: str | None) -> Generator[Event, None, Checkpoint]:
         """The checkpoint, loaded; announced whenever it is another one than before."""
-        model = yield from self.house.store.loaded(checkpoint, vae)
+        if self.latest is None or self.latest[:2] != (checkpoint, vae):
+            loaded = yield from self.house.store.loaded(checkpoint, vae)
+            self.latest = checkpoint, vae, loaded
+        model = self.latest[2]
         if self.shown != model.version:
             self.shown = model.version
             fingerprint = "" if self.hashing is None else self.hashing.of(model)
@@ -280,7 +284,7 @@ class Run:
             positive=positive,
             negative=negative,
             cfg_scale=request.cfg_scale,
-            schedule=replace(model.schedule, rounds=request.schedule_options.round_timesteps),
+            schedule=model.schedule.rounding(request.schedule_options.round_timesteps),
             attending=wrapping.attending(adapting.attending(model, wanted(request).hypernets)),
             wear=wear,
             tiling=request.tiling,
@@ -432,18 +436,6 @@ def larger_picture(
         except StopIteration as end:
             return end.value
         yield Loading(f"the picture enlarged by {file.name}", done, total)
-
-
-def announced(model: Checkpoint, fingerprint: str, preview: Tensor) -> Loaded:
-    return Loaded(
-        checkpoint=model.name,
-        family=model.family.name,
-        fingerprint=fingerprint,
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        preview=preview,
-        kernels=kernels.told() if model.device.type == "cpu" else "",
-    )
 
 
 def masked_denoiser(walk: Walk, denoise: Denoiser, index: int) -> Denoiser:

@@ -25,6 +25,29 @@ KEPT_FILES = 16
 T = TypeVar("T")
 
 
+class Latest:
+    """The last answer, given once more while the question is of the same things."""
+
+    def __init__(self) -> None:
+        self._things: tuple[object, ...] = ()
+        self._answer: object = None
+
+    def of(self, things: Sequence[object], answer: Callable[[], T]) -> T:
+        """`answer`, or what it was. Words and numbers are compared, all else must be the very same
+        objects: a file that was written anew is another one."""
+        if self._answer is None or not _same(things, self._things):
+            self._answer = answer()
+            self._things = tuple(things)
+        return self._answer  # type: ignore[return-value]
+
+
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(
+        one is other or (isinstance(one, str | int) and one == other)
+        for one, other in zip(some, others, strict=True)
+    )
+
+
 class Adapting:
     """Reads adapters, and puts them on and off. For the engine's thread alone."""
 
@@ -32,6 +55,7 @@ class Adapting:
         self._catalog = catalog
         self._shelf = Shelf(catalog)
         self._files: OrderedDict[tuple[Path, int, int, Hashable], object] = OrderedDict()
+        self._known, self._named = Latest(), Latest()
 
     def put_on(
         self, model: Checkpoint, uses: Sequence[LoraUse], kinds: Sequence[AdapterKind] = KINDS
@@ -66,25 +90,17 @@ class Adapting:
         """
         files = self._shelf.files()
         texts = [(request.prompt, False), (request.negative_prompt, True)]
-        return known(
-            model.tokenizer, model.text.widths, files, texts, request.steps, request.emphasis
+        return self._known.of(
+            [model.tokenizer, *model.text.widths, *_asked(request), *files],
+            lambda: known(
+                model.tokenizer, model.text.widths, files, texts, request.steps, request.emphasis
+            ),
         )
 
     def named(self, request: GenerationRequest) -> tuple[EmbeddingFile, ...]:
         """The embeddings of any model that the request's prompts name."""
-        files = {file.embedding.name: file for file in self._shelf.files()}
-        if not files:
-            return ()
-        tokenizer = Tokenizer().knowing(file.embedding for file in files.values())
-        texts = ((request.prompt, False), (request.negative_prompt, True))
-        names = {
-            name: None
-            for text, negative in texts
-            for name in tokenizer.embeddings_in(
-                text, request.steps, negative=negative, emphasis=request.emphasis
-            )
-        }
-        return tuple(files[name] for name in names)
+        found = self._shelf.files()
+        return self._named.of([*_asked(request), *found], lambda: _named(found, request))
 
     def _use(self, use: LoraUse, kinds: Sequence[AdapterKind]) -> Use:
         file = self._catalog.file(Kind.LORA, use.name, "prompt")
@@ -122,3 +138,24 @@ def told(applied: Applied, use: LoraUse) -> tuple[str, str]:
         f"LoRA {name} at {use.weight:g}: {count} layers, and {len(applied.unmatched)} that this "
         f"model has no place for: {few}",
     )
+
+
+def _asked(request: GenerationRequest) -> tuple[str | int, ...]:
+    """What of a request decides which embeddings it names."""
+    return request.prompt, request.negative_prompt, request.steps, request.emphasis
+
+
+def _named(found: Sequence[EmbeddingFile], request: GenerationRequest) -> tuple[EmbeddingFile, ...]:
+    files = {file.embedding.name: file for file in found}
+    if not files:
+        return ()
+    tokenizer = Tokenizer().knowing(file.embedding for file in files.values())
+    texts = ((request.prompt, False), (request.negative_prompt, True))
+    names = {
+        name: None
+        for text, negative in texts
+        for name in tokenizer.embeddings_in(
+            text, request.steps, negative=negative, emphasis=request.emphasis
+        )
+    }
+    return tuple(files[name] for name in names)

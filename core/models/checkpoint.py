@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.adapters.patch import Applied, Kept, Use
 from core.errors import NotFinite
-from core.events import Note
+from core.events import Loaded, Note
 from core.models.adapters import parts_of
 from core.models.catalog import Version
 from core.models.embeddings import Known
@@ -29,6 +29,7 @@ from core.models.sparing import (
     tile_of,
     vae_measures,
 )
+from core.nn import kernels
 from core.nn.blocks import timestep_embedding
 from core.nn.tiles import OVERLAP, Cells, tiled, wrapped
 from core.nn.unet import UNet
@@ -304,3 +305,21 @@ def _completed(
         embedded = timestep_embedding(torch.tensor(numbers, device=pooled.device), NUMBER_WIDTH)
         pooled = torch.cat((pooled, rearrange(embedded, "n d -> 1 (n d)")), dim=-1)
     return replace(conditioning, pooled=pooled, concat=concat)
+
+
+def announced(model: Checkpoint, fingerprint: str, preview: Tensor) -> Loaded:
+    """What a run says of its model.
+
+    Args:
+        fingerprint: of its file; empty: not known yet.
+        preview: its matrix from latents to small pictures.
+    """
+    return Loaded(
+        checkpoint=model.name,
+        family=model.family.name,
+        fingerprint=fingerprint,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        preview=preview,
+        kernels=kernels.told() if model.device.type == "cpu" else "",
+    )

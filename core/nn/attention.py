@@ -178,7 +178,9 @@ class SpatialTransformer(nn.Module):
             y = self.proj_out(y)
         y = rearrange(y, "b (h w) c -> b c h w", h=h)
         if not self.linear:
-            y = self.proj_out(y)
+            y = self.proj_out(
+                y if kernels.quick(y) else y.contiguous()
+            )  # torch keeps to the layout
         return summed(y, x)
 
 

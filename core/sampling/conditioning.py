@@ -29,6 +29,8 @@ class Conditioning:
 
     def repeated(self, count: int) -> Conditioning:
         """One row, for `count` images."""
+        if count == 1:
+            return self
 
         def rows(t: Tensor) -> Tensor:
             return t.expand(count, *t.shape[1:])

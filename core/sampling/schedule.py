@@ -22,6 +22,10 @@ ALIGNED_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0
 """arXiv:2404.14507, the levels its authors publish for SD 1.x."""
 
 
+KNOWN = 1000
+"""Noise levels whose timesteps a schedule remembers."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels a model was trained on: sigmas (t,) float32, rising with the timestep."""
@@ -48,12 +52,27 @@ class Schedule:
     def _logs(self) -> Tensor:
         return self.sigmas.log()
 
+    @functools.cached_property
+    def _timesteps(self) -> dict[float, float]:
+        """Of single noise levels asked for lately: every step's is, more than once."""
+        return {}
+
     def timestep(self, sigma: Tensor) -> Tensor:
         """The timestep of a noise level, linear in log sigma; clamped to the ends.
 
         Fractional as in k-diffusion, or where it `rounds` the one whose log sigma is nearest, as
         in ComfyUI.
         """
+        if sigma.ndim or sigma.device.type != "cpu":
+            return self._timestep(sigma)
+        known, level = self._timesteps, float(sigma)
+        if level not in known:
+            if len(known) >= KNOWN:
+                known.clear()
+            known[level] = float(self._timestep(sigma))
+        return torch.tensor(known[level], dtype=self.sigmas.dtype)
+
+    def _timestep(self, sigma: Tensor) -> Tensor:
         logs = self._logs
         if self.rounds:
             return (sigma.to(logs).log()[..., None] - logs).abs().argmin(-1).to(logs)
@@ -61,6 +80,10 @@ class Schedule:
         low = (torch.searchsorted(logs, wanted, right=True) - 1).clamp(0, len(logs) - 2)
         share = (wanted - logs[low]) / (logs[low + 1] - logs[low])
         return low + share.clamp(0, 1)
+
+    def rounding(self, rounds: bool) -> Schedule:
+        """The same levels; this one where it is so already."""
+        return self if rounds == self.rounds else replace(self, rounds=rounds)
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """The noise level of a fractional timestep, 0 to t - 1; inverse of `timestep`."""

@@ -58,6 +58,7 @@ def _of(file: Path | None, asked: Asked, name: str, **changes: int) -> Iterator[
                 1,
                 0.5,
                 calls,
+                other="at CFG 7",
             )
     share = in_child("running:watched", 1, **given, rounds=asked.rounds)
     yield Row(
