@@ -6,11 +6,12 @@ its business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from core.adapters.blocks import BASE, block_of, block_weights
@@ -22,6 +23,9 @@ from core.adapters.sums import summed
 from core.errors import AdapterError
 from core.nn import kernels
 from core.nn.unet import UNet
+
+ALIGNED = 64
+"""Each weight begins at a multiple of so many numbers, as torch's own would at least."""
 
 Parts: TypeAlias = Mapping[str, nn.Module]
 """A model's networks: "unet", and "text" or "text_1" and "text_2"."""
@@ -119,8 +123,8 @@ class Patch:
             for slot, term in terms:
                 if term.weight:
                     sums.setdefault(slot, []).append(term)
-        spare = spare or {}
-        changed = [(slot, _changed(slot, terms, spare.get(slot))) for slot, terms in sums.items()]
+        room = _room(sums, spare or {})
+        changed = [(slot, _changed(slot, terms, room.get(slot))) for slot, terms in sums.items()]
         self.report = tuple(report)
         self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
 
@@ -237,6 +241,24 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
     if not factors or layer.block is None:
         return weight
     return weight * factors.get(layer.block, 0.0)
+
+
+def _room(slots: Iterable[_Slot], spare: Mapping[_Slot, Tensor]) -> Mapping[_Slot, Tensor]:
+    """Memory for the sums: what is spare, or else, on a CPU, one piece for all of a dtype. The
+    system gives a large piece in large pages, which are ready sooner. Kernels stay out: they are
+    packed when they are used, and would leave a hole."""
+    lacking: dict[torch.dtype, list[_Slot]] = {}
+    for slot in slots:
+        is_kernel = slot.value.shape[2:].numel() > 1
+        if slot not in spare and slot.value.device.type == "cpu" and not is_kernel:
+            lacking.setdefault(slot.value.dtype, []).append(slot)
+    room = dict(spare)
+    for dtype, those in lacking.items():
+        sizes = [-(-slot.value.numel() // ALIGNED) * ALIGNED for slot in those]
+        pieces = torch.empty(sum(sizes), dtype=dtype).split(sizes)
+        for slot, piece in zip(those, pieces, strict=True):
+            room[slot] = piece[: slot.value.numel()].view(slot.value.shape)
+    return room
 
 
 def _changed(slot: _Slot, terms: Sequence[_Term], spare: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ quicker as torch has them.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import platform
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from core.nn.abreast import abreast
+
 PLAIN_BY = "VITRINE_KERNELS"
 """Environment variable; "plain" leaves everything to torch's public functions."""
 CONVOLUTIONS = "oneDNN convolutions"
@@ -29,6 +32,8 @@ WORTH = 20_000
 """Queries × width from which pieces beat torch's own attention."""
 SCORES = 2**19
 """Scores of one piece of attention: 2 MB in float32, about a core's cache."""
+ABREAST = 2**18
+"""Queries × keys from which heads are worth a thread each."""
 LANES = 32
 """Numbers in bfloat16 that softmax takes at once."""
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -201,7 +206,7 @@ def worth_pieces(q: Tensor) -> bool:
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v over (b heads n d), some queries at a time; arXiv:1706.03762, eq. 1.
 
-    Exact, as each query sees all keys at once. Memory is bounded by `SCORES`.
+    Exact, as each query sees all keys at once. Memory is bounded by `SCORES` for each thread.
     """
     b, heads, n, d = q.shape
     answer = q.new_empty(b, n, heads, v.shape[-1])
@@ -212,12 +217,22 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     heeded = None
     if more:
         heeded = functional.pad(q.new_zeros(k.shape[-2]), (0, more), value=-math.inf)
-    for i in range(b):
-        for j in range(heads):
-            keys = functional.pad(k[i, j] * d**-0.5, (0, 0, 0, more)).contiguous()
-            values = functional.pad(v[i, j].t(), (0, more)).contiguous()
-            for start in range(0, n, rows):
-                queries = q[i, j, start : start + rows].contiguous()
-                weights = torch.softmax(_linear(queries, keys, heeded), dim=-1)
-                answer[i, start : start + rows, j] = _linear(weights, values, None)
+
+    def attend(i: int, j: int, starts: range) -> None:
+        keys = functional.pad(k[i, j] * d**-0.5, (0, 0, 0, more)).contiguous()
+        values = functional.pad(v[i, j].t(), (0, more)).contiguous()
+        for start in starts:
+            queries = q[i, j, start : start + rows].contiguous()
+            weights = torch.softmax(_linear(queries, keys, heeded), dim=-1)
+            answer[i, start : start + rows, j] = _linear(weights, values, None)
+
+    starts = range(0, n, rows)
+    if n * k.shape[-2] < ABREAST:
+        for i, j in itertools.product(range(b), range(heads)):
+            attend(i, j, starts)
+    else:
+        # Two pieces a thread at least, so that none waits long for the last.
+        parts = -(-2 * torch.get_num_threads() // (b * heads))
+        shares = [starts[part::parts] for part in range(parts)]
+        abreast(attend, itertools.product(range(b), range(heads), shares))
     return answer.transpose(1, 2)
