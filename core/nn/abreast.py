@@ -1,8 +1,8 @@
 """Independent pieces of work side by side, each computed by one thread from first to last.
 
 torch divides every single operation among its threads and waits for all of them after each. Where
-many small ones follow one another, as in attention head by head, that waiting costs a quarter of
-the time on two threads. Here every thread goes through pieces of its own. The calls of torch are
+many small ones follow one another, as in attention head by head, that waiting costs up to a quarter
+of the time on two threads. Here every thread goes through pieces of its own. The calls of torch are
 the same, so the answers are, and there are as many threads as torch would take.
 """
 

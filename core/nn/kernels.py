@@ -32,8 +32,9 @@ WORTH = 20_000
 """Queries × width from which pieces beat torch's own attention."""
 SCORES = 2**19
 """Scores of one piece of attention: 2 MB in float32, about a core's cache."""
-ABREAST = 2**18
-"""Queries × keys from which heads are worth a thread each."""
+ABREAST = 2**26
+"""Scores of all heads from which they are worth a thread each: torch's own threads look out for
+more to do for some 3 ms, on the processors that others could use."""
 LANES = 32
 """Numbers in bfloat16 that softmax takes at once."""
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -227,7 +228,7 @@ def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             answer[i, start : start + rows, j] = _linear(weights, values, None)
 
     starts = range(0, n, rows)
-    if n * k.shape[-2] < ABREAST:
+    if b * heads * n * k.shape[-2] < ABREAST:
         for i, j in itertools.product(range(b), range(heads)):
             attend(i, j, starts)
     else:
