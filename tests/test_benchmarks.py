@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.benchmarks import harness
-from tests.benchmarks.__main__ import CASES, SHORT
-from tests.benchmarks.harness import Row, Spent
+from tests.benchmarks.__main__ import CASES, SHORT, main, python_of
+from tests.benchmarks.harness import COMFYUI, OURS, Program, Row, Spent
 
 
 def test_works_take_turns_and_the_first_round_does_not_count() -> None:
@@ -50,3 +54,56 @@ def test_a_child_that_fails_says_why() -> None:
 
 def test_the_short_form_is_some_of_the_cases() -> None:
     assert set(SHORT) < set(CASES)
+
+
+def test_candidates_work_in_turns_in_processes_of_their_own() -> None:
+    """The shipped model twice: the same answers, to the last bit."""
+    given = {"file": None, "folder": "unused", "sizes": [64], "precision": "float32"}
+    program = Program("networks:our_works", given)
+    with harness.candidates({OURS: program, "again": program}, threads=1) as running:
+        assert all("step 64" in one.works for one in running.values())
+        step = harness.compared(running, "step 64", rounds=2)
+        assert harness.compared(running, "no such work", rounds=1).times == {}
+    assert step.differences == {"again": 0.0}
+    assert {name: len(times) for name, times in step.times.items()} == {OURS: 2, "again": 2}
+    (row,) = step.rows("a step", threads=1)
+    assert row.other == "again" and row.most is None and row.ratio is not None
+    assert "(again)" in harness.table([row])
+
+
+def test_a_candidate_that_fails_says_why() -> None:
+    program = Program("harness:no_such_function")
+    with (
+        pytest.raises(RuntimeError, match="no_such_function"),
+        harness.candidates({"a": program}, 1),
+    ):
+        raise AssertionError("it began")
+
+
+def test_others_keep_torchs_own_way_with_memory(tmp_path: Path) -> None:
+    asked = harness.Asked(folder=tmp_path, comfyui=tmp_path, comfyui_python="its/python")
+    chosen = harness.programs(asked, "a:ours", "a:theirs", "a:comfyui", file="x")
+    assert "THP_MEM_ALLOC_ENABLE" not in chosen[OURS].variables
+    others = {name: program for name, program in chosen.items() if name != OURS}
+    assert COMFYUI in others and others[COMFYUI].python == "its/python"
+    assert others[COMFYUI].given == {"file": "x", "comfyui": str(tmp_path)}
+    assert all(program.variables == harness.PLAIN for program in others.values())
+    assert COMFYUI not in harness.programs(harness.Asked(tmp_path), "a:b", "a:c", "a:d")
+
+
+def test_what_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["networks", "--comfyui", str(tmp_path)])
+    assert "is no checkout of ComfyUI" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".venv", "venv"])
+def test_a_checkout_is_run_by_the_python_inside_it(tmp_path: Path, name: str) -> None:
+    given = argparse.Namespace(comfyui=tmp_path, comfyui_python=None)
+    assert python_of(given) == sys.executable
+    inside = tmp_path / name / "bin" / "python"
+    inside.parent.mkdir(parents=True)
+    inside.touch()
+    assert python_of(given) == str(inside)
+    given.comfyui_python = Path("/some/python")
+    assert python_of(given) == "/some/python"

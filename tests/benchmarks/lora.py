@@ -28,7 +28,7 @@ from tests.benchmarks.networks import Works, called, inputs
 
 SIZE = 64
 """Pixels a side of the step that is compared: there weights are all that there is to read."""
-TURN = ("without", "on", "with", "another", "off")
+TURN = ("on", "with", "another", "off", "without")
 """One round, of those that a candidate knows."""
 BOTH = {"components": ["unet", "text_encoder"]}
 
