@@ -56,9 +56,9 @@ def test_the_short_form_is_some_of_the_cases() -> None:
     assert set(SHORT) < set(CASES)
 
 
-def test_candidates_work_in_turns_in_processes_of_their_own() -> None:
+def test_candidates_work_in_turns_in_processes_of_their_own(tmp_path: Path) -> None:
     """The shipped model twice: the same answers, to the last bit."""
-    given = {"file": None, "folder": "unused", "sizes": [64], "precision": "float32"}
+    given = {"file": None, "folder": str(tmp_path), "sizes": [64], "precision": "float32"}
     program = Program("networks:our_works", given)
     with harness.candidates({OURS: program, "again": program}, threads=1) as running:
         assert all("step 64" in one.works for one in running.values())
