@@ -6,7 +6,7 @@ its business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -243,10 +243,14 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
     return weight * factors.get(layer.block, 0.0)
 
 
-def _room(slots: Iterable[_Slot], spare: Mapping[_Slot, Tensor]) -> Mapping[_Slot, Tensor]:
+def _room(slots: Collection[_Slot], spare: Mapping[_Slot, Tensor]) -> Mapping[_Slot, Tensor]:
     """Memory for the sums: what is spare, or else, on a CPU, one piece for all of a dtype. The
     system gives a large piece in large pages, which are ready sooner. Kernels stay out: they are
     packed when they are used, and would leave a hole."""
+    if 2 * sum(spare[slot].numel() for slot in slots if slot in spare) < sum(
+        tensor.numel() for tensor in spare.values()
+    ):
+        spare = {}  # the whole piece would stay for the few that need it
     lacking: dict[torch.dtype, list[_Slot]] = {}
     for slot in slots:
         is_kernel = slot.value.shape[2:].numel() > 1

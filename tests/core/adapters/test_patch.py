@@ -176,6 +176,27 @@ def test_another_set_takes_the_memory_of_the_one_before(kind: spelled.Kind) -> N
     assert_same(parts, before)
 
 
+@torch.inference_mode()
+def test_few_layers_after_many_do_not_keep_the_memory_of_all() -> None:
+    parts = parts_of()
+    before = snapshot(parts)
+    kept = Kept(parts)
+    kept.use([Use(lora_of())])
+    few = Use(lora("few", whole([UNET[0]], spelled.kohya, low_rank, seed=1)[0], {}))
+    kept.use([few])
+    now = weights(parts)
+    held = {
+        key: tensor.untyped_storage().nbytes()
+        for key, tensor in now.items()
+        if id(tensor) != before[key][0]
+    }
+    assert len(held) == 1
+    most = max(now[key].numel() * now[key].element_size() for key in held)
+    assert all(size <= most + 4 * 64 for size in held.values())
+    kept.restore()
+    assert_same(parts, before)
+
+
 def test_one_copy_is_kept_and_nothing_more() -> None:
     """The originals and the changed tensors: no deltas, no float32 copies."""
     parts = parts_of(dtype=torch.bfloat16)
