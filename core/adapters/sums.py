@@ -27,7 +27,7 @@ def summed(original: Tensor, changes: Sequence[Weighted], spare: Tensor | None =
         spare: memory that may be written over; used where it fits.
 
     Raises:
-        OverflowError: the sum has NaN or infinity in that dtype.
+        OverflowError: the changes make NaN or infinity of it in that dtype.
     """
     factored = [
         (change, weight)
@@ -54,9 +54,10 @@ def summed(original: Tensor, changes: Sequence[Weighted], spare: Tensor | None =
 
 def _by_rows(original: Tensor, changes: Sequence[tuple[LowRank, float]], answer: Tensor) -> None:
     """The kind that most files are made of: some rows at a time, none of its deltas in whole."""
-    flat, out = original.flatten(1), answer.flatten(1)
+    flat = original.reshape(len(original), -1)  # a norm's weight has no columns
+    out = answer.view(flat.shape)
     factors = [(*change.factors(original), weight * change.scale) for change, weight in changes]
-    reach = sum(_reach(up, down) * abs(scale) for up, down, scale in factors)
+    reach = sum(_reach(up, down) * max(1.0, abs(scale)) for up, down, scale in factors)
     is_safe = reach < SAFE < torch.finfo(original.dtype).max  # NaN is not
     rows = max(1, PIECE // flat.shape[1]) if original.device.type == "cpu" else len(flat)
     for begin in range(0, len(flat), rows):

@@ -178,9 +178,8 @@ class SpatialTransformer(nn.Module):
             y = self.proj_out(y)
         y = rearrange(y, "b (h w) c -> b c h w", h=h)
         if not self.linear:
-            y = self.proj_out(
-                y if kernels.quick(y) else y.contiguous()
-            )  # torch keeps to the layout
+            # torch's own convolutions would keep to this layout from here on.
+            y = self.proj_out(y if kernels.quick(y) else y.contiguous())
         return summed(y, x)
 
 

@@ -9,14 +9,14 @@ from core.adapters import sums
 from core.adapters.changes import LowRank
 from core.adapters.sums import summed
 
-SHAPES = [(24, 10), (7, 5, 3, 3), (6, 4, 1, 1)]
+SHAPES = [(24, 10), (7, 5, 3, 3), (6, 4, 1, 1), (9,)]
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def change_of(shape: tuple[int, ...], seed: int, size: float = 0.3) -> LowRank:
     generator = torch.Generator().manual_seed(seed)
     up = torch.randn(shape[0], 2, *(1 for _ in shape[2:]), generator=generator)
-    down = torch.randn(2, *shape[1:], generator=generator)
+    down = torch.randn(2, *(shape[1:] or (1,)), generator=generator)
     return LowRank(up * size, down * size, scale=0.5)
 
 
@@ -73,6 +73,12 @@ def test_a_change_with_a_number_that_is_none_is_refused(kind: torch.dtype, numbe
     change.down[1, 4] = number
     with pytest.raises(OverflowError):
         summed(torch.ones(8, 6, dtype=kind), [(change, 1.0)])
+
+
+def test_a_small_scale_does_not_hide_a_product_beyond_the_format() -> None:
+    change = LowRank(torch.full((4, 1), 1e20), torch.full((1, 4), 1e20), scale=1e-20)
+    with pytest.raises(OverflowError):
+        summed(torch.zeros(4, 4), [(change, 1.0)])
 
 
 def test_large_sums_within_the_format_are_taken() -> None:

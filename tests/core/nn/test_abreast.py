@@ -34,8 +34,9 @@ def test_every_piece_is_done_once_by_one_thread(threads: int) -> None:
 
 def test_as_many_work_at_once_as_torch_has_threads(threads: int) -> None:
     """Each waits for all others, which would never end if one of them were not there."""
-    together = threading.Barrier(threads)
-    abreast(lambda: together.wait(timeout=30), [()] * threads)
+    together, arrived = threading.Barrier(threads), list[int]()
+    abreast(lambda: arrived.append(together.wait(timeout=30)), [()] * threads)
+    assert sorted(arrived) == [*range(threads)]
 
 
 def test_a_thread_that_comes_later_has_the_usual_number(threads: int) -> None:
@@ -79,8 +80,6 @@ def test_attention_has_the_same_bits_on_any_number_of_threads(
 ) -> None:
     monkeypatch.setattr(kernels, "ABREAST", 0)
     q, k, v = (torch.randn(shape) for _ in range(3))
-    if not kernels.worth_pieces(q):
-        pytest.skip("torch's own attention is the quicker one here")
     before, answers = torch.get_num_threads(), list[Tensor]()
     try:
         for number in (1, 2, 5):
