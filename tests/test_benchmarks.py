@@ -26,6 +26,8 @@ def test_a_row_compares_medians_and_tells_how_far_rounds_differ() -> None:
     assert row.ratio == 0.5 and row.spread == (0.25, 1.5) and row.is_met
     assert not Row("a step", [3.0], [4.0], most=0.5).is_met
     assert Row("a click", [3.0], most=5.0).is_met
+    alone = Row("a step", [3.0], most=0.5, is_ratio=True)
+    assert alone.is_met is None and "0.5" not in harness.table([alone]).splitlines()[-1]
     assert Row("a click", [3.0]).is_met is None
     assert "0.50× (0.25 to 1.50)" in harness.table([row])
 

@@ -66,11 +66,13 @@ class Row:
     unit: str = "s"
     threads: int | None = None
     most: float | None = None
-    """The goal: of the ratio, or of ours where there is no other."""
+    """The goal: of the ratio, or of ours where it is not measured against another."""
     note: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further figures, for the JSON."""
     other: str = THEIRS
+    is_ratio: bool = False
+    """Whether the goal is one of the ratio alone, and none while there is no other."""
 
     @property
     def ratio(self) -> float | None:
@@ -88,12 +90,17 @@ class Row:
         return min(ratios), max(ratios)
 
     @property
+    def goal(self) -> float | None:
+        """What counts of `most`."""
+        return None if self.is_ratio and not self.theirs else self.most
+
+    @property
     def is_met(self) -> bool | None:
         """Whether the goal is reached; None: there is none."""
-        if self.most is None:
+        if self.goal is None:
             return None
         reached = self.ratio if self.theirs else statistics.median(self.ours)
-        return reached is not None and reached <= self.most
+        return reached is not None and reached <= self.goal
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ratio": self.ratio, "spread": self.spread, "is_met": self.is_met}
@@ -462,7 +469,7 @@ def table(rows: Sequence[Row]) -> str:
             _shown(row.ours, row.unit),
             f"{_shown(row.theirs, row.unit)} ({row.other})" if row.theirs else "",
             ratio,
-            "" if row.most is None else f"≤ {row.most:g}{sign}",
+            "" if row.goal is None else f"≤ {row.goal:g}{sign}",
             {True: "yes", False: "no", None: ""}[row.is_met],
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -61,6 +61,7 @@ def rows(asked: Asked) -> Iterator[Row]:
                     threads,
                     most,
                     more={"found": found[name], THEIRS: theirs},
+                    is_ratio=True,
                 )
         if COMFYUI in found:
             yield Row(

@@ -56,7 +56,9 @@ def rows(asked: Asked) -> Iterator[Row]:
     ours = taken.pop(OURS)
     others = taken or {THEIRS: {}}
     for name, theirs in others.items():
-        yield from _against(name, ours, theirs, is_exact, differences.get(name))
+        yield from _against(name, ours, theirs, differences.get(name))
+    off, note = seconds(ours["off"], 1), "bit for bit" if is_exact else "NOT EXACT"
+    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=note)
     yield Row(
         "a step with the LoRA on, against one without",
         seconds(ours["with"], 1),
@@ -72,21 +74,21 @@ def _against(
     name: str,
     ours: Mapping[str, list[Spent]],
     theirs: Mapping[str, list[Spent]],
-    is_exact: bool,
     difference: float | None,
 ) -> Iterator[Row]:
     put_on, taken_off = seconds(theirs.get("on", ()), 1), seconds(theirs.get("off", ()), 1)
     note = "" if difference is None else f"answers differ by {difference:.1e}"
     most = 0.5 if name == THEIRS else None
     what = "LoRA put on, 264 layers"
-    yield Row(what, seconds(ours["on"], 1), put_on, "CPU s", 1, most, note, other=name)
+    yield Row(
+        what, seconds(ours["on"], 1), put_on, "CPU s", 1, most, note, other=name, is_ratio=True
+    )
     yield Row(
         "another weight for it, against putting it on", seconds(ours["another"], 1), put_on,
         "CPU s", 1, note="in the memory of the one before", other=name,
     )  # fmt: skip
-    off, note = seconds(ours["off"], 1), "bit for bit" if is_exact else "NOT EXACT"
-    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=note)
     if taken_off:
+        off = seconds(ours["off"], 1)
         yield Row("LoRA taken off, beside", off, taken_off, "CPU s", 1, other=name)
 
 

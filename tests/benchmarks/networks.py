@@ -104,7 +104,9 @@ def _decoding_memory(chosen: Mapping[str, Program], precision: str) -> Iterator[
     )
     _, goal = DECODING_GOALS.get(precision, (None, None))
     what = "SD 1.5 VAE decode, 512²: memory above the weights"
-    yield Row(what, peaks[OURS], peaks.get(THEIRS, ()), "GB", most=goal, note=precision)
+    yield Row(
+        what, peaks[OURS], peaks.get(THEIRS, ()), "GB", most=goal, note=precision, is_ratio=True
+    )
 
 
 # --- in a candidate's process --------------------------------------------------------------------

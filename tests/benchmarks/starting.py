@@ -40,7 +40,7 @@ def rows(asked: Asked) -> Iterator[Row]:
     taken = children_alternated(chosen, asked.rounds)
     theirs = seconds(taken.get(THEIRS, ()), 1)
     what = "import, until a file can be loaded"
-    yield Row(what, seconds(taken[OURS], 1), theirs, "CPU s", 1, 0.5)
+    yield Row(what, seconds(taken[OURS], 1), theirs, "CPU s", 1, 0.5, is_ratio=True)
     yield Row(f"{what}; with transformers' CLIP", seconds(taken["text"], 1), theirs, "CPU s", 1)
     starts = [started() for _ in range(asked.rounds + 1)][1:]
     ahead = sum(start["page"] <= start["torch"] for start in starts)
