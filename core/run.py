@@ -39,6 +39,7 @@ from core.registry import Registry
 from core.request import Branch, Fill, GenerationRequest
 from core.sampling.conditioning import PromptOverTime
 from core.sampling.guidance import Combine, classifier_free, guided
+from core.sampling.latest import Latest
 from core.sampling.masking import differential, masked
 from core.sampling.noise import SeededNoise
 from core.sampling.prediction import Predictor
@@ -90,6 +91,8 @@ class Guide:
     """What guides beside the prompts."""
     intervals: int = 0
     """Of the whole walk: what the shares of `controls` are of."""
+    told: Latest = field(default_factory=Latest)
+    """What the model is told from interval to interval."""
 
     def combine(self) -> Combine:
         """How the answers to its prompts become one."""
@@ -119,6 +122,7 @@ class Guide:
             attending=self.attending,
             controls=beside.controls,
             looks=beside.looks,
+            told=self.told,
         )
         combine = combine or self.combine()
         positive = self.positive.at(index)

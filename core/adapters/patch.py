@@ -123,7 +123,8 @@ class Patch:
             for slot, term in terms:
                 if term.weight:
                     sums.setdefault(slot, []).append(term)
-        room = _room(sums, spare or {})
+        order = {layer.module: place for place, layer in enumerate(table.values())}
+        room = _room(sorted(sums, key=lambda slot: order[slot.module]), spare or {})
         changed = [(slot, _changed(slot, terms, room.get(slot))) for slot, terms in sums.items()]
         self.report = tuple(report)
         self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
@@ -244,22 +245,22 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
 
 
 def _room(slots: Collection[_Slot], spare: Mapping[_Slot, Tensor]) -> Mapping[_Slot, Tensor]:
-    """Memory for the sums: what is spare, or else, on a CPU, one piece for all of a dtype. The
-    system gives a large piece in large pages, which are ready sooner. Kernels stay out: they are
-    packed when they are used, and would leave a hole."""
+    """Memory for the sums: what is spare, or else one piece for all of a dtype. The system gives a
+    large piece in large pages, which are ready sooner, and what was side by side in the network
+    stays so. Kernels stay out: they are packed when they are used, and would leave a hole."""
     if 2 * sum(spare[slot].numel() for slot in slots if slot in spare) < sum(
         tensor.numel() for tensor in spare.values()
     ):
         spare = {}  # the whole piece would stay for the few that need it
-    lacking: dict[torch.dtype, list[_Slot]] = {}
+    lacking: dict[tuple[torch.dtype, torch.device], list[_Slot]] = {}
     for slot in slots:
         is_kernel = slot.value.shape[2:].numel() > 1
-        if slot not in spare and slot.value.device.type == "cpu" and not is_kernel:
-            lacking.setdefault(slot.value.dtype, []).append(slot)
+        if slot not in spare and not is_kernel:
+            lacking.setdefault((slot.value.dtype, slot.value.device), []).append(slot)
     room = dict(spare)
-    for dtype, those in lacking.items():
+    for (dtype, device), those in lacking.items():
         sizes = [-(-slot.value.numel() // ALIGNED) * ALIGNED for slot in those]
-        pieces = torch.empty(sum(sizes), dtype=dtype).split(sizes)
+        pieces = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
         for slot, piece in zip(those, pieces, strict=True):
             room[slot] = piece[: slot.value.numel()].view(slot.value.shape)
     return room

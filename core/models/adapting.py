@@ -17,35 +17,13 @@ from core.models.checkpoint import Checkpoint
 from core.models.embeddings import EmbeddingFile, Known, Shelf, known
 from core.nn.attention import PLAIN, Attending
 from core.request import GenerationRequest, HypernetUse, LoraUse
+from core.sampling.latest import Latest
 from core.text.tokenizer import Tokenizer
 
 KEPT_FILES = 16
 """Adapter files that stay in memory after their last use."""
 
 T = TypeVar("T")
-
-
-class Latest:
-    """The last answer, given once more while the question is of the same things."""
-
-    def __init__(self) -> None:
-        self._things: tuple[object, ...] = ()
-        self._answer: object = None
-
-    def of(self, things: Sequence[object], answer: Callable[[], T]) -> T:
-        """`answer`, or what it was. Words and numbers are compared, all else must be the very same
-        objects: a file that was written anew is another one."""
-        if self._answer is None or not _same(things, self._things):
-            self._answer = answer()
-            self._things = tuple(things)
-        return self._answer  # type: ignore[return-value]
-
-
-def _same(some: Sequence[object], others: Sequence[object]) -> bool:
-    return len(some) == len(others) and all(
-        one is other or (isinstance(one, str | int) and one == other)
-        for one, other in zip(some, others, strict=True)
-    )
 
 
 class Adapting:

@@ -8,7 +8,7 @@ arguments of a forward pass; nothing is patched.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.nn import kernels
-from core.nn.blocks import summed
-from core.nn.layers import Conv2d, Linear
+from core.nn.blocks import as_many, summed
+from core.nn.layers import Conv2d, Linear, put_side_by_side, side_by_side
+
+FUSED = ("cuda",)
+"""Kinds of devices on which queries, keys and values are made by one product; on a CPU it takes as
+long as three."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,38 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site | None = None) -> T
     return functional.scaled_dot_product_attention(q, k, v)
 
 
+class Words:
+    """Keys and values that one network made of one context, with the weights it had then."""
+
+    def __init__(self) -> None:
+        self._made: dict[Site, tuple[Tensor, Tensor]] = {}
+
+    def made(self, site: Site, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """What the layer at `site` makes of it: made once."""
+        if site not in self._made:
+            self._made[site] = make()
+        return self._made[site]
+
+
 @dataclass(frozen=True)
 class Attending:
     """A way of attending for one forward pass."""
 
     sources: Callable[[Tensor, Site], tuple[Tensor, Tensor]] = plain_sources
     attend: Callable[[Tensor, Tensor, Tensor, Site], Tensor] = plain_attend
+    words: Words | None = field(default=None, compare=False)
+    """Where keys and values of the context are kept from call to call, if they are; it changes no
+    answer. Only where both of the above are plain: others may be anything."""
 
 
 PLAIN = Attending()
 
 
 class Attention(nn.Module):
-    """Multi-head attention from `x` (b n d) to `context` (b m e); q, k and v have no bias."""
+    """Multi-head attention from `x` (b n d) to `context` (b m e); q, k and v have no bias.
+
+    Each row of x may be asked with several contexts: there are a multiple of b then.
+    """
 
     def __init__(self, width: int, context: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -69,14 +92,45 @@ class Attention(nn.Module):
         self.to_v = Linear(context, inner, bias=False)
         self.to_out = nn.Sequential(Linear(inner, width))
 
+    def put_side_by_side(self) -> None:
+        """Lays its weights in memory so that one product may do for three, if it attends to what
+        it is asked about."""
+        if self.to_q.in_features == self.to_k.in_features:
+            put_side_by_side([self.to_q, self.to_k, self.to_v])
+
     def forward(self, x: Tensor, context: Tensor, site: Site, attending: Attending) -> Tensor:
-        for_keys, for_values = attending.sources(context, site)
         q, k, v = (
             rearrange(t, "b n (heads d) -> b heads n d", heads=self.heads)
-            for t in (self.to_q(x), self.to_k(for_keys), self.to_v(for_values))
+            for t in self._asked(x, context, site, attending)
         )
         out = attending.attend(q, k, v, site)
         return self.to_out(rearrange(out, "b heads n d -> b n (heads d)"))
+
+    def _asked(
+        self, x: Tensor, context: Tensor, site: Site, attending: Attending
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: (b n heads·d), (b m heads·d) twice."""
+        for_keys, for_values = attending.sources(context, site)
+        if for_keys is x and for_values is x and (weight := self._as_one(x)) is not None:
+            return functional.linear(x, weight).chunk(3, dim=-1)  # type: ignore[return-value]
+
+        def keys_and_values() -> tuple[Tensor, Tensor]:
+            return self.to_k(for_keys), self.to_v(for_values)
+
+        words = None
+        if site.kind == "cross" and not torch.compiler.is_compiling():
+            words = attending.words
+        keys, values = keys_and_values() if words is None else words.made(site, keys_and_values)
+        return as_many(self.to_q(x), len(context)), keys, values
+
+    def _as_one(self, x: Tensor) -> Tensor | None:
+        """The weights of q, k and v as one, where one product of them is quicker than three."""
+        if x.device.type not in FUSED or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        layers = self.to_q, self.to_k, self.to_v
+        if not all(isinstance(layer, Linear) for layer in layers):
+            return None  # something wraps one
+        return side_by_side([layer.weight for layer in layers])
 
 
 class GEGLU(nn.Module):
@@ -122,12 +176,16 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         y = self.norm1(x)
         x = summed(self.attn1(y, y, own, attending), x)
-        x = summed(self.attn2(self.norm2(x), context, cross, attending), x)
+        out = self.attn2(self.norm2(x), context, cross, attending)
+        x = summed(out, as_many(x, len(out)))
         return summed(self.ff(self.norm3(x)), x)
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of an image (b c h w), with a residual around all.
+
+    Where there are more rows of context, the picture is the same for several of them, and only
+    here becomes as many.
 
     Args:
         linear: project in and out by a linear layer (SD 2.x, XL) or by a 1×1 convolution (SD 1.x).
@@ -180,7 +238,7 @@ class SpatialTransformer(nn.Module):
         if not self.linear:
             # torch's own convolutions would keep to this layout from here on.
             y = self.proj_out(y if kernels.quick(y) else y.contiguous())
-        return summed(y, x)
+        return summed(y, as_many(x, len(y)))
 
 
 def naive_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:

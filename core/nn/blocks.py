@@ -50,6 +50,11 @@ def normalised(layers: nn.Sequential, x: Tensor) -> Tensor:
     return convolution(functional.silu(norm(x), inplace=not torch.is_grad_enabled()))
 
 
+def as_many(x: Tensor, rows: int) -> Tensor:
+    """x (b …) again and again until there are so many rows, a multiple of b."""
+    return x if len(x) == rows else torch.cat([x] * (rows // len(x)))
+
+
 def summed(fresh: Tensor, x: Tensor) -> Tensor:
     """fresh + x; without gradients in the memory of `fresh`, which nobody else may hold."""
     return fresh + x if torch.is_grad_enabled() else fresh.add_(x)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.nn.attention import PLAIN, Attending, SpatialTransformer
-from core.nn.blocks import Downsample, ResBlock, Upsample, timestep_embedding
+from core.nn.blocks import Downsample, ResBlock, Upsample, as_many, timestep_embedding
 from core.nn.layers import Conv2d, Linear
 from core.nn.residuals import Residuals, at
 
@@ -160,7 +160,8 @@ class UNet(UNetEncoder):
         Args:
             x: (b c h w) latents, scaled to the variance the network was trained on.
             timestep: (b,), 0 to 999, may be fractional.
-            context: (b n d) text embedding.
+            context: (b n d) text embedding; or several for each row of x, as guidance asks, in the
+                order of x repeated. What comes before the first of it is done once for them then.
             vector: (b e) pooled conditioning, where `config.vector` asks for it.
             attending: how every attention layer attends.
             residuals: what is added on the way.
@@ -173,10 +174,10 @@ class UNet(UNetEncoder):
             skips.append(plus(x, at(added.skips, index)))
         x = plus(through(self.middle_block, x, embedding, context, attending), added.middle)
         for block in self.output_blocks:
-            x = torch.cat((x, skips.pop()), dim=1)
+            x = torch.cat((x, as_many(skips.pop(), len(x))), dim=1)
             size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
             x = through(block, x, embedding, context, attending, size)
-        return self.out(x)
+        return as_many(self.out(x), len(context))
 
 
 def plus(x: Tensor, more: Tensor | None) -> Tensor:
@@ -196,7 +197,7 @@ def through(
     assert isinstance(block, nn.ModuleList)
     for layer in block:
         if isinstance(layer, ResBlock):
-            x = layer(x, embedding)
+            x = layer(x, as_many(embedding, len(x)))
         elif isinstance(layer, SpatialTransformer):
             x = layer(x, context, attending)
         elif isinstance(layer, Upsample):

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from core.nn.attention import Words
+
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
@@ -26,6 +28,8 @@ class Conditioning:
     """(b c h w): channels put beside the latents."""
     negative: tuple[bool, ...] = (False,)
     """For each row, whether it stands for the negative prompt."""
+    words: Words | None = None
+    """Where one network's keys and values of the context are kept; None: nowhere."""
 
     def repeated(self, count: int) -> Conditioning:
         """One row, for `count` images."""

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from core.nn.attention import Words
 from core.sampling.conditioning import Conditioning
 from core.sampling.prediction import Predictor
 from core.sampling.state import Denoiser
@@ -89,9 +90,14 @@ def together(
     """One network call for all prompts, where their contexts have the same length."""
     if len({conditioning.context.shape[1] for conditioning in asked}) > 1:
         return one_by_one(predictor, x, sigma, asked)
-    together = Conditioning.stacked([c.repeated(x.shape[0]) for c in asked])
-    answers = predictor(torch.cat([x] * len(asked)), sigma, together)
-    return answers.chunk(len(asked))
+    parts = [part for c in asked for part in (c.context, c.pooled, c.concat)]
+
+    def stacked() -> Conditioning:
+        told = Conditioning.stacked([c.repeated(x.shape[0]) for c in asked])
+        return replace(told, words=Words())
+
+    told = predictor.told.of([*parts, x.shape[0]], stacked)
+    return predictor(x, sigma, told).chunk(len(asked))
 
 
 def one_by_one(

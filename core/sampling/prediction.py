@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from core.nn.attention import PLAIN, Attending
+from core.nn.blocks import as_many
 from core.nn.residuals import summed
 from core.sampling.conditioning import Conditioning
 from core.sampling.controls import Control, Look
+from core.sampling.latest import Latest
 from core.sampling.schedule import Schedule, variance_preserving
 
 
@@ -54,6 +56,9 @@ class Predictor:
     """What adds residuals inside the network; their sum is added."""
     looks: tuple[Look, ...] = ()
     """What the network attends to beside its context, the first one innermost."""
+    told: Latest = field(default_factory=Latest, compare=False)
+    """What it is told in every call while the prompts stay the same, and what the network made of
+    it: of this network with these weights."""
 
     def __call__(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """The estimate of x0.
@@ -61,19 +66,23 @@ class Predictor:
         Args:
             x: (b c h w) float32 latents at noise level sigma.
             sigma: () float32, above 0, on the CPU.
-            conditioning: with as many rows as x.
+            conditioning: with as many rows as x; or several for each, in the order of x repeated.
 
         Returns:
-            (b c h w) float32.
+            (b c h w) float32, one for each row of conditioning.
         """
+        rows, pooled = len(conditioning.context), conditioning.pooled
+        is_plain = self.attending == PLAIN and not self.looks and not self.controls
+        if not is_plain or pooled is not None or conditioning.concat is not None:
+            x = as_many(x, rows)  # they differ from the first layer on, or somebody looks at each
         level = float(self.schedule.timestep(sigma))  # written by the device, not copied there
         timestep = torch.full((x.shape[0],), level, dtype=torch.float32, device=x.device)
         scaled = variance_preserving(x, sigma)
         if conditioning.concat is not None:
             scaled = torch.cat((scaled, conditioning.concat.to(scaled)), dim=1)
-        pooled = conditioning.pooled
         scaled = scaled.to(self.dtype)
-        attending = self.attending
+        words = conditioning.words if is_plain else None
+        attending = replace(self.attending, words=words)
         for look in self.looks:
             attending = look(attending, scaled, conditioning)
         output = self.network(
@@ -86,4 +95,4 @@ class Predictor:
                 [control(scaled, timestep, conditioning) for control in self.controls]
             ),
         )
-        return self.prediction.denoised(x, sigma, output.float())
+        return self.prediction.denoised(as_many(x, rows), sigma, output.float())

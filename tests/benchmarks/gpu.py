@@ -1,6 +1,6 @@
 """Steps of full-size U-Nets on a graphics card: eager, compiled and recorded, against diffusers.
 
-A step is one call with a batch of two, as classifier-free guidance makes it. All candidates have
+A step is one call for two prompts, as classifier-free guidance makes it. All candidates have
 the same random weights and take turns in one process; the card's rate is that of a large product of
 matrices in the same process. With --device cpu --tiny the same code runs through without a card,
 which measures nothing.
@@ -22,6 +22,7 @@ from core.models.placing import PlacedUNet, Placing, laid_out
 from core.models.precision import has_bfloat16
 from core.nn.unet import UNetConfig
 from tests.benchmarks.harness import OURS, THEIRS, Asked, Row, alternated, has_diffusers
+from tests.benchmarks.networks import as_runs_ask
 
 SD15 = UNetConfig()
 SDXL = UNetConfig(
@@ -47,7 +48,7 @@ COMPARED = {
 }
 """Ours → what each is measured against."""
 
-Given = dict[str, Tensor]
+Given = dict[str, Any]
 Works = dict[str, Callable[[], Tensor]]
 
 
@@ -224,20 +225,22 @@ def _given(
     def numbers(*shape: int) -> Tensor:
         return torch.randn(shape, generator=drawn).to(bench.device, bench.dtype)
 
-    x, context = numbers(2, config.in_channels, cells, cells), numbers(2, 77, config.context)
-    timestep = torch.full((2,), 601.0, device=bench.device)
-    ours = {"x": x, "timestep": timestep, "context": context}
+    x, context = numbers(1, config.in_channels, cells, cells), numbers(2, 77, config.context)
+    x, timestep = x.repeat(2, 1, 1, 1), torch.full((2,), 601.0, device=bench.device)
+    names = "x", "timestep", "context", "vector", "attending"
     theirs = {"sample": x, "timestep": timestep, "encoder_hidden_states": context}
     if config.vector is None:
-        return ours, lambda other: theirs
+        asked = as_runs_ask(x, timestep, context)
+        return dict(zip(names, asked, strict=True)), lambda other: theirs
     sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 2, device=bench.device)
     # Their network of the tests embeds each of six numbers in 16.
     pooled = numbers(2, config.vector - 6 * 16)
-    ours["vector"] = torch.zeros(2, config.vector, device=bench.device, dtype=bench.dtype)
+    vector = torch.zeros(2, config.vector, device=bench.device, dtype=bench.dtype)
+    ours = dict(zip(names, as_runs_ask(x, timestep, context, vector), strict=True))
 
     def told(other: Any) -> Mapping[str, Any]:
         embedded = other.add_time_proj(sizes.flatten()).reshape(2, -1).to(bench.dtype)
-        ours["vector"].copy_(torch.cat((pooled, embedded), dim=-1))
+        vector.copy_(torch.cat((pooled, embedded), dim=-1))
         return {**theirs, "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
 
     return ours, told

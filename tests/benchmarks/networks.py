@@ -119,7 +119,18 @@ def our_works(file: str | None, folder: str, sizes: list[int], precision: str) -
     model = models.ours(None if file is None else Path(file), Path(folder), precision)
     config = model.network.config
     given = inputs(sizes, model.vae.config.shrink, config.context, precision, config.vector)
-    return networks_works(model.network, model.decode, given, latents())
+    steps = {size: as_runs_ask(*tensors) for size, tensors in given.items()}
+    return networks_works(model.network, model.decode, steps, latents())
+
+
+def as_runs_ask(x: Any, timestep: Any, context: Any, vector: Any = None) -> list[Any]:
+    """What guidance gives our U-Net: the picture once for all prompts, unless they differ in more
+    than words, and the keys and values of the words from the step before."""
+    from core.nn.attention import PLAIN, Words
+
+    if vector is None:
+        x, timestep = x[:1], timestep[:1]
+    return [x, timestep, context, vector, replace(PLAIN, words=Words())]
 
 
 def their_works(file: str | None, folder: str, sizes: list[int], precision: str) -> Works:
@@ -173,7 +184,8 @@ def called(function: Callable[..., Any], *tensors: Any) -> Callable[[], Any]:
 def inputs(
     sizes: Sequence[int], shrink: int, width: int, precision: str, vector: int | None = None
 ) -> dict[int, list[Any]]:
-    """Size → what a U-Net takes for two pictures; the same numbers in every process."""
+    """Size → what a U-Net takes for one picture and two prompts; the same numbers in every
+    process."""
     import torch
 
     dtype, generator = getattr(torch, precision), torch.Generator().manual_seed(1)
@@ -183,7 +195,7 @@ def inputs(
 
     given = {}
     for size in sizes:
-        x = drawn(2, 4, size // shrink, size // shrink)
+        x = drawn(1, 4, size // shrink, size // shrink).repeat(2, 1, 1, 1)
         given[size] = [x, torch.tensor([TIMESTEP, TIMESTEP]), drawn(2, 77, width)]
         if vector is not None:
             given[size].append(drawn(2, vector))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from core.events import Event, ImageDone, Note, Step
 from core.generate import House, generate
 from core.models.catalog import Catalog
 from core.models.store import Store
+from core.nn.attention import Words
 from core.registry import built_in
 from core.request import GenerationRequest, LoraUse
 from core.settings import default_settings
@@ -108,6 +110,23 @@ def test_a_weight_of_0_is_none_and_order_has_no_say(house: House) -> None:
     there, _ = run(house, prompt="a red apple" + "".join(tags))
     back, _ = run(house, prompt="a red apple" + "".join(reversed(tags)))
     assert max(abs(a - b) for a, b in zip(there, back, strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "a red apple <lora:one:1:start=0.5>"},
+        {"prompt": "a [red:green:2] apple"},
+        {"prompt": "a [red|green] apple AND a pear :0.5", "negative_prompt": "blue"},
+        {"prompt": "a (glimmer:1.2) apple", "sampler": "heun"},
+    ],
+)
+def test_keys_and_values_that_are_kept_change_no_bit(
+    house: House, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, _ = run(house, **changes)
+    monkeypatch.setattr(Words, "made", lambda words, site, make: make())
+    assert run(house, **changes)[0] == kept
 
 
 def test_a_tag_and_a_part_of_the_request_are_the_same(house: House) -> None:

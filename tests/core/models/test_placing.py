@@ -21,10 +21,12 @@ from core.models.sd1 import SD1
 from core.models.sd2 import SD2
 from core.models.sdxl import SDXL
 from core.models.store import Store
+from core.nn.attention import Attention
 from core.nn.unet import UNet
 from core.request import GenerationRequest
 from core.settings import Memory, Settings, default_settings
 from core.text.prompt import Counting
+from tests.core.nn.test_attention import one_weight
 from tests.tiny import UNET_CONFIG, checkpoint_tensors, tiny_unet, write_checkpoint
 
 GPU = torch.device("cuda")
@@ -132,6 +134,9 @@ def test_convolutions_lie_channels_last_for_tensor_cores_alone(
     monkeypatch.setattr(torch.version, "hip", hip)
     plain, unet = tiny_unet(), tiny_unet()
     laid_out(unet, GPU)
+    layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
+    own = [layer.to_q.in_features == layer.to_k.in_features for layer in layers]
+    assert [one_weight(layer) is not None for layer in layers] == own and True in own
     kernel = unet.get_parameter("input_blocks.0.0.weight")
     assert kernel.is_contiguous(memory_format=torch.channels_last) == expected
     for name, tensor in unet.state_dict().items():

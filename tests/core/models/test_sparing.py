@@ -25,11 +25,15 @@ from core.models.precision import Precisions
 from core.models.reading import read_checkpoint
 from core.models.sparing import kept_trying, network_measures, vae_measures
 from core.models.store import Store
+from core.nn.blocks import as_many
 from core.nn.seamless import seamless
 from core.nn.tiles import Cells, tiled
 from core.registry import built_in
 from core.request import GenerationRequest, Record
+from core.sampling.conditioning import Conditioning
 from core.sampling.guidance import one_by_one, row_by_row, together
+from core.sampling.prediction import Prediction, Predictor
+from core.sampling.schedule import Schedule
 from core.settings import Tiles, default_settings
 from core.trace import recorded, replayed
 from tests.tiny import write_sd1
@@ -79,7 +83,7 @@ def failing(
     calls: list[int] = []
 
     def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
-        calls.append(len(given[0]) if given else 0)
+        calls.append(prompts(given))
         if when(module, given):
             raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
 
@@ -88,6 +92,12 @@ def failing(
         yield calls
     finally:
         handle.remove()
+
+
+def prompts(given: tuple[Any, ...]) -> int:
+    """Rows of context that a U-Net is given, or rows of whatever else is."""
+    rows = given[2] if len(given) > 2 else given[0] if given else ()
+    return len(rows)
 
 
 def first(times: int) -> Condition:
@@ -123,7 +133,7 @@ def test_without_room_for_both_prompts_they_are_asked_in_turn(
     house: House, error: Exception | None
 ) -> None:
     expected = list(generate(ASKED, house))
-    with failing(model_of(house).network, lambda _, given: len(given[0]) > 1, error) as calls:
+    with failing(model_of(house).network, lambda _, given: prompts(given) > 1, error) as calls:
         events = list(generate(ASKED, house))
     assert calls == [2, 1, 1, 1, 1]  # once it is known, no call is made in vain
     (note,) = notes(events)
@@ -146,16 +156,18 @@ def test_other_errors_are_not_tried_again(house: House) -> None:
 
 def test_a_call_in_parts_is_the_call() -> None:
     """The rows of images and prompts are their own affair."""
-    from core.sampling.conditioning import Conditioning
 
-    def predictor(x: Tensor, sigma: Tensor, c: Conditioning) -> Tensor:
-        return x * sigma + c.context.sum(dim=(1, 2))[:, None, None, None]
+    def network(x: Tensor, timestep: Tensor, context: Tensor, *_: Any, **__: Any) -> Tensor:
+        words = context.sum(dim=(1, 2))[:, None, None, None]
+        return as_many(x * timestep[:, None, None, None], len(words)) + words
 
+    schedule = Schedule(torch.linspace(0.1, 10, 20))
+    predictor = Predictor(network, Prediction.EPS, schedule)
     x, sigma = torch.randn(3, 4, 2, 2), torch.tensor(2.0)
     asked = [Conditioning(torch.randn(1, 5, 4)), Conditioning(torch.randn(1, 5, 4))]
-    whole = together(predictor, x, sigma, asked)  # type: ignore[arg-type]
+    whole = together(predictor, x, sigma, asked)
     for way in (one_by_one, row_by_row):
-        assert all(map(torch.equal, way(predictor, x, sigma, asked), whole))  # type: ignore[arg-type]
+        assert all(map(torch.equal, way(predictor, x, sigma, asked), whole))
 
 
 def test_the_steps_come_in_order_each_once() -> None:
@@ -371,7 +383,7 @@ def test_a_run_in_tiles_is_recorded_and_replayed_with_its_note(
     for poor in (False, True):
         path.unlink(missing_ok=True)
         with (
-            failing(model.network, lambda _, given: poor and len(given[0]) > 1),  # noqa: B023
+            failing(model.network, lambda _, given: poor and prompts(given) > 1),  # noqa: B023
             failing(model.vae.decoder, larger_than(32)),
         ):
             events = list(recorded(generate(request, house), path))
@@ -404,7 +416,7 @@ def test_stopping_after_any_event_of_a_poor_run_leaves_the_house_as_it_was(house
     expected, model = picture(list(generate(ASKED, house))), model_of(house)
     placing = house.store.placing
     for after in range(1, 20):
-        with failing(model.network, lambda _, given: len(given[0]) > 1):
+        with failing(model.network, lambda _, given: prompts(given) > 1):
             events = generate(ASKED, house)
             ended = len([event for _, event in zip(range(after), events, strict=False)]) < after
             events.close()  # type: ignore[attr-defined]
