@@ -37,6 +37,8 @@ ABREAST = 2**26
 more to do for some 3 ms, on the processors that others could use."""
 LANES = 32
 """Numbers in bfloat16 that softmax takes at once."""
+WHOLE = 2**16
+"""Scores of one head up to which all heads of bfloat16 attend at once."""
 _DTYPES = (torch.float32, torch.bfloat16)
 _NAMES = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
 
@@ -197,6 +199,18 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(b c h w) through a 1×1 convolution, as the linear layer over channels that it is."""
     rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     return linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def worth_whole(q: Tensor, k: Tensor) -> bool:
+    """Whether `attended_whole` is the quicker one for queries (b heads n d) and keys (b heads m d):
+    a head of few scores in bfloat16 takes longer to be called for than to be computed."""
+    return q.dtype == torch.bfloat16 and q.shape[-2] * k.shape[-2] <= WHOLE and quick(q)
+
+
+def attended_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v over (b heads n d), all heads at once; arXiv:1706.03762, eq. 1."""
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    return torch.matmul(torch.softmax(scores, dim=-1), v)
 
 
 def worth_pieces(q: Tensor) -> bool:
