@@ -82,8 +82,14 @@ def asking(placing: Placing, shrink: int, tighten: Tighten) -> Ask:
     def ask(
         predictor: Predictor, x: Tensor, sigma: Tensor, asked: Sequence[Conditioning]
     ) -> tuple[Tensor, ...]:
+        def call() -> tuple[Tensor, ...]:
+            apart = placing.thrift.apart
+            is_ample = placing.memory == "plenty" and apart == "nothing"
+            asks = predictor if is_ample else predictor.keeping_nothing()
+            return WAYS[apart](asks, x, sigma, asked)
+
         return kept_trying(
-            lambda: WAYS[placing.thrift.apart](predictor, x, sigma, asked),
+            call,
             network_measures(placing, len(asked), len(x), tighten),
             Work("painting", x.shape[-1] * shrink, x.shape[-2] * shrink),
             placing,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.nn.attention import Words
 from core.sampling.conditioning import Conditioning
+from core.sampling.latest import Latest
 from core.sampling.prediction import Predictor
 from core.sampling.state import Denoiser
 
@@ -90,14 +91,21 @@ def together(
     """One network call for all prompts, where their contexts have the same length."""
     if len({conditioning.context.shape[1] for conditioning in asked}) > 1:
         return one_by_one(predictor, x, sigma, asked)
-    parts = [part for c in asked for part in (c.context, c.pooled, c.concat)]
-
-    def stacked() -> Conditioning:
-        told = Conditioning.stacked([c.repeated(x.shape[0]) for c in asked])
-        return replace(told, words=Words())
-
-    told = predictor.told.of([*parts, x.shape[0]], stacked)
+    told = _stacked(asked, x.shape[0], predictor.told)
     return predictor(x, sigma, told).chunk(len(asked))
+
+
+def _stacked(asked: Sequence[Conditioning], images: int, latest: Latest | None) -> Conditioning:
+    """The rows of all prompts, each for so many images; with a place for what the network makes of
+    them where the latest are kept."""
+
+    def stacked(words: Words | None) -> Conditioning:
+        return replace(Conditioning.stacked([c.repeated(images) for c in asked]), words=words)
+
+    if latest is None:
+        return stacked(None)
+    parts = [part for c in asked for part in (c.context, c.pooled, c.concat)]
+    return latest.of([*parts, images], lambda: stacked(Words()))
 
 
 def one_by_one(

@@ -23,6 +23,10 @@ class Latest:
             self._things = tuple(things)
         return self._answer  # type: ignore[return-value]
 
+    def forget(self) -> None:
+        """Lets go of it, and of the memory it takes."""
+        self._things, self._answer = (), None
+
 
 def _same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(

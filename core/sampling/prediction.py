@@ -56,9 +56,15 @@ class Predictor:
     """What adds residuals inside the network; their sum is added."""
     looks: tuple[Look, ...] = ()
     """What the network attends to beside its context, the first one innermost."""
-    told: Latest = field(default_factory=Latest, compare=False)
+    told: Latest | None = field(default_factory=Latest, compare=False)
     """What it is told in every call while the prompts stay the same, and what the network made of
-    it: of this network with these weights."""
+    it: of this network with these weights. None: nothing is kept."""
+
+    def keeping_nothing(self) -> Predictor:
+        """The same without memory from call to call, and what was kept let go."""
+        if self.told is not None:
+            self.told.forget()
+        return replace(self, told=None)
 
     def __call__(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """The estimate of x0.

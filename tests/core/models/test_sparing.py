@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,8 +24,9 @@ from core.models.checkpoint import Checkpoint
 from core.models.placing import CPU, Placing
 from core.models.precision import Precisions
 from core.models.reading import read_checkpoint
-from core.models.sparing import kept_trying, network_measures, vae_measures
+from core.models.sparing import asking, kept_trying, network_measures, vae_measures
 from core.models.store import Store
+from core.nn.attention import Words
 from core.nn.blocks import as_many
 from core.nn.seamless import seamless
 from core.nn.tiles import Cells, tiled
@@ -168,6 +170,32 @@ def test_a_call_in_parts_is_the_call() -> None:
     whole = together(predictor, x, sigma, asked)
     for way in (one_by_one, row_by_row):
         assert all(map(torch.equal, way(predictor, x, sigma, asked), whole))
+
+
+@pytest.mark.parametrize("short", ["medvram", "lowvram", "prompts"])
+def test_where_memory_is_short_nothing_is_kept_from_call_to_call(short: Any) -> None:
+    kept: list[weakref.ref[Words] | None] = []
+
+    def network(x: Tensor, timestep: Tensor, context: Tensor, *_: Any, **told: Any) -> Tensor:
+        words = told["attending"].words
+        kept.append(None if words is None else weakref.ref(words))
+        return torch.zeros(len(context), *x.shape[1:])
+
+    placing = Placing(CPU)
+    predictor = Predictor(network, Prediction.EPS, Schedule(torch.linspace(0.1, 10, 20)))
+    ask = asking(placing, 8, lambda memory: None)
+    prompts = [Conditioning(torch.randn(1, 5, 4)), Conditioning(torch.randn(1, 5, 4))]
+    given = predictor, torch.randn(1, 4, 2, 2), torch.tensor(2.0), prompts
+    ask(*given)
+    ask(*given)
+    first, second = kept
+    assert first is not None and second is not None and first() is second() is not None
+    if short == "prompts":
+        placing.thrift = replace(placing.thrift, apart=short)
+    else:
+        placing.memory = short
+    ask(*given)
+    assert set(kept[2:]) == {None} and first() is None
 
 
 def test_the_steps_come_in_order_each_once() -> None:

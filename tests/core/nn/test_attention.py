@@ -66,7 +66,7 @@ def test_what_comes_before_the_first_text_is_done_once() -> None:
         if isinstance(layer, Conv2d):
             layer.register_forward_hook(count)
     unet(*given(config, 2, 2))
-    assert rows[:3] == [2, 2, 2] and set(rows[4:]) == {4}
+    assert rows[:4] == [2, 2, 2, 2] and set(rows[4:]) == {4}
 
 
 @torch.inference_mode()
