@@ -22,6 +22,7 @@ from core.adapters.paths import diffusers_paths
 from core.adapters.sums import summed
 from core.errors import AdapterError
 from core.nn import kernels
+from core.nn.layers import side_by_side
 from core.nn.unet import UNet
 
 ALIGNED = 64
@@ -124,7 +125,9 @@ class Patch:
                 if term.weight:
                     sums.setdefault(slot, []).append(term)
         order = {layer.module: place for place, layer in enumerate(table.values())}
-        room = _room(sorted(sums, key=lambda slot: order[slot.module]), spare or {})
+        slots = sorted(sums, key=lambda slot: order[slot.module])
+        is_cpu = all(slot.value.device.type == "cpu" for slot in slots)
+        room = _room(slots, spare or {}) if is_cpu else _room_as_it_lies(slots)
         changed = [(slot, _changed(slot, terms, room.get(slot))) for slot, terms in sums.items()]
         self.report = tuple(report)
         self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
@@ -151,9 +154,12 @@ class Kept:
             AdapterError: one does not fit; the model is as it came then, without any.
         """
         if self._patch is None or tuple(uses) != self._uses:
-            spare = self._patch.restore() if self._patch is not None and uses else None
+            left = {} if self._patch is None else self._patch.restore()
+            # A card's memory is soon ready, so it is let go before more is asked for.
+            spare = {slot: weight for slot, weight in left.items() if weight.device.type == "cpu"}
+            del left
             self.restore()
-            self._patch = Patch(self._parts, uses, spare)
+            self._patch = Patch(self._parts, uses, spare if uses else None)
             self._uses = tuple(uses)
         return self._patch.report
 
@@ -245,24 +251,42 @@ def _weight(use: Use, layer: Layer, factors: Mapping[str, float]) -> float:
 
 
 def _room(slots: Collection[_Slot], spare: Mapping[_Slot, Tensor]) -> Mapping[_Slot, Tensor]:
-    """Memory for the sums: what is spare, or else one piece for all of a dtype. The system gives a
-    large piece in large pages, which are ready sooner, and what was side by side in the network
-    stays so. Kernels stay out: they are packed when they are used, and would leave a hole."""
+    """Memory for the sums on a CPU: what is spare, or else one piece for all of a dtype. The system
+    gives a large piece in large pages, which are ready sooner. Kernels stay out: they are packed
+    when they are used, and would leave a hole."""
     if 2 * sum(spare[slot].numel() for slot in slots if slot in spare) < sum(
         tensor.numel() for tensor in spare.values()
     ):
         spare = {}  # the whole piece would stay for the few that need it
-    lacking: dict[tuple[torch.dtype, torch.device], list[_Slot]] = {}
+    lacking: dict[torch.dtype, list[_Slot]] = {}
     for slot in slots:
         is_kernel = slot.value.shape[2:].numel() > 1
         if slot not in spare and not is_kernel:
-            lacking.setdefault((slot.value.dtype, slot.value.device), []).append(slot)
+            lacking.setdefault(slot.value.dtype, []).append(slot)
     room = dict(spare)
-    for (dtype, device), those in lacking.items():
+    for dtype, those in lacking.items():
         sizes = [-(-slot.value.numel() // ALIGNED) * ALIGNED for slot in those]
-        pieces = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
+        pieces = torch.empty(sum(sizes), dtype=dtype).split(sizes)
         for slot, piece in zip(those, pieces, strict=True):
             room[slot] = piece[: slot.value.numel()].view(slot.value.shape)
+    return room
+
+
+def _room_as_it_lies(slots: Sequence[_Slot]) -> Mapping[_Slot, Tensor]:
+    """Memory for the sums on a card, which is soon ready: weights that lie side by side stay so,
+    whatever was worn before. The others get their own."""
+    runs: list[list[_Slot]] = []
+    for slot in slots:
+        if runs and side_by_side([other.value for other in (*runs[-1], slot)]) is not None:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    room: dict[_Slot, Tensor] = {}
+    for run in runs:
+        if len(run) > 1:
+            sizes = [len(slot.value) for slot in run]
+            whole = run[0].value.new_empty(sum(sizes), run[0].value.shape[1])
+            room |= dict(zip(run, whole.split(sizes), strict=True))
     return room
 
 

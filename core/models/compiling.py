@@ -14,13 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from core.nn.attention import PLAIN, TransformerBlock
+from core.nn.blocks import as_many
+
+FORMS = 64
+"""Shapes, types and numbers of rows that blocks of one kind may be compiled for; behind the last
+torch leaves them as they are, and says nothing."""
 
 
 class CompiledBlocks:
     """How a U-Net is called whose transformer blocks are compiled, each shape at its first use.
 
     Another way of attending is not compiled, as it may be any code. Where compiling fails, that is
-    told once and nothing is compiled any more.
+    told once and nothing is compiled any more. A picture is given for each of its texts: a block
+    that sees as many rows as all others needs no compiled form of its own.
 
     Args:
         tell: takes a sentence and its kind.
@@ -33,8 +39,11 @@ class CompiledBlocks:
         tell: Callable[[str, str], object],
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
+        from torch._dynamo import config  # seconds: only where it is wanted
+
         self._tell = tell
         self._failed = False
+        config.recompile_limit = max(config.recompile_limit, FORMS)
         for block in network.modules():
             if isinstance(block, TransformerBlock):
                 block.compile(backend=backend)
@@ -43,10 +52,12 @@ class CompiledBlocks:
         """`call` with the arguments of UNet.forward."""
         attending = options.get("attending", args[4] if len(args) > 4 else PLAIN)
         if not self._failed and attending == PLAIN:
-            from torch._dynamo.exc import TorchDynamoException  # seconds: only where it is wanted
+            from torch._dynamo.exc import TorchDynamoException
 
+            x, timestep, context, *more = args
+            rows = len(context)
             try:
-                return call(*args, **options)
+                return call(as_many(x, rows), as_many(timestep, rows), context, *more, **options)
             except TorchDynamoException as error:
                 self._failed = True
                 reason = textwrap.shorten(str(error), 160, placeholder=" …")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from core.events import Note
 from core.models.compiling import CompiledBlocks
 from core.models.footprint import Free, free_bytes
-from core.nn.attention import FUSED, Attention
 from core.nn.unet import UNet, UNetConfig
 from core.settings import Memory, Tiles
 
@@ -33,15 +32,10 @@ def moved(module: nn.Module, device: torch.device) -> None:
 
 
 def laid_out(module: nn.Module, device: torch.device) -> None:
-    """Weights of attention side by side, and of convolutions channels last where the device
-    convolves so.
+    """Convolutions' weights channels last where the device convolves so; elsewhere as they are.
 
     NVIDIA's tensor cores do, and otherwise turn every picture round on its way in and out.
     """
-    if device.type in FUSED:
-        for layer in module.modules():
-            if isinstance(layer, Attention):
-                layer.put_side_by_side()
     if device.type == "cuda" and has_tensor_cores(device):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

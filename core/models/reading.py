@@ -6,6 +6,7 @@ import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from core.models.files import SENSELESS, Header, read_tensors_as
 from core.models.layouts import read_model_header, read_vae_header
 from core.models.placing import PlacedUNet, Placing, laid_out
 from core.models.precision import Precisions, stored_format
+from core.nn.attention import FUSED, places_side_by_side
 from core.nn.unet import UNet
 from core.nn.vae import VAE as VAENetwork
 from core.sampling.prediction import Prediction
@@ -206,17 +208,25 @@ class _Reader:
         self._done = 0
 
     def read(
-        self, source: _Source, part: str, dtype: torch.dtype
+        self,
+        source: _Source,
+        part: str,
+        dtype: torch.dtype,
+        places: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Generator[Loading, None, Mapping[str, Tensor]]:
         """The tensors of a part under its own names, on the device; numbers that are not whole in
-        `dtype`."""
+        `dtype`.
+
+        Args:
+            places: where some of them go.
+        """
         weights = {}
         header = source.header
         for name, tensor, size in read_tensors_as(header, source.names, dtype, self._device):
             self._done += size
             if not tensor.is_floating_point():
                 raise FileError(f"{header.path.name}: the {part}'s {name} holds whole numbers")
-            weights[name] = tensor
+            weights[name] = places[name].copy_(tensor) if name in places else tensor
             if len(weights) % 32 == 0:
                 yield Loading(part, self._done, self._total)
         yield Loading(part, self._done, self._total)
@@ -235,7 +245,10 @@ class _Reader:
             raise FileError(f"{path}: the {part} has tensors of wrong shapes: {_few(wrong)}")
         if unknown := [name for name in stored if name not in wanted]:
             raise FileError(f"{path}: the {part} has unknown tensors: {_few(unknown)}")
-        weights = yield from self.read(source, part, dtype)
+        places = {}
+        if self._device.type in FUSED:
+            places = places_side_by_side(module, dtype, self._device)
+        weights = yield from self.read(source, part, dtype, places)
         # A 1×1 convolution may be stored as the linear layer it is, and the other way round.
         placed = {name: weights[name].reshape(wanted[name]) for name in wanted}
         module.load_state_dict(placed, assign=True)

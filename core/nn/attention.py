@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from core.nn import kernels
 from core.nn.blocks import as_many, summed
-from core.nn.layers import Conv2d, Linear, put_side_by_side, side_by_side
+from core.nn.layers import Conv2d, Linear, side_by_side
 
 FUSED = ("cuda",)
 """Kinds of devices on which queries, keys and values are made by one product; on a CPU it takes as
@@ -53,16 +53,26 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site | None = None) -> T
 
 
 class Words:
-    """Keys and values that one network made of one context, with the weights it had then."""
+    """Keys and values that one network made of one context, with the weights it had then.
 
-    def __init__(self) -> None:
+    Args:
+        images: how often each row of the context comes in a row; they are kept once.
+    """
+
+    def __init__(self, images: int = 1) -> None:
+        self._images = images
         self._made: dict[Site, tuple[Tensor, Tensor]] = {}
 
-    def made(self, site: Site, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """What the layer at `site` makes of it: made once."""
+    def made(
+        self, site: Site, context: Tensor, make: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer at `site` makes of the context (b m e): made once."""
         if site not in self._made:
-            self._made[site] = make()
-        return self._made[site]
+            self._made[site] = make(context[:: self._images])
+        keys, values = self._made[site]
+        if self._images == 1:
+            return keys, values
+        return keys.repeat_interleave(self._images, 0), values.repeat_interleave(self._images, 0)
 
 
 @dataclass(frozen=True)
@@ -94,12 +104,6 @@ class Attention(nn.Module):
         self.to_v = Linear(context, inner, bias=False)
         self.to_out = nn.Sequential(Linear(inner, width))
 
-    def put_side_by_side(self) -> None:
-        """Lays its weights in memory so that one product may do for three, if it attends to what
-        it is asked about."""
-        if self.to_q.in_features == self.to_k.in_features:
-            put_side_by_side([self.to_q, self.to_k, self.to_v])
-
     def forward(self, x: Tensor, context: Tensor, site: Site, attending: Attending) -> Tensor:
         q, k, v = (
             rearrange(t, "b n (heads d) -> b heads n d", heads=self.heads)
@@ -116,14 +120,10 @@ class Attention(nn.Module):
         if for_keys is x and for_values is x and (weight := self._as_one(x)) is not None:
             return functional.linear(x, weight).chunk(3, dim=-1)  # type: ignore[return-value]
 
-        def keys_and_values() -> tuple[Tensor, Tensor]:
-            return self.to_k(for_keys), self.to_v(for_values)
-
-        words = None
-        if site.kind == "cross" and not torch.compiler.is_compiling():
-            words = attending.words
-        keys, values = keys_and_values() if words is None else words.made(site, keys_and_values)
-        return as_many(self.to_q(x), len(context)), keys, values
+        queries = as_many(self.to_q(x), len(context))
+        if site.kind == "self" or torch.compiler.is_compiling() or attending.words is None:
+            return queries, self.to_k(for_keys), self.to_v(for_values)
+        return queries, *attending.words.made(site, context, lambda c: (self.to_k(c), self.to_v(c)))
 
     def _as_one(self, x: Tensor) -> Tensor | None:
         """The weights of q, k and v as one, where one product of them is quicker than three."""
@@ -241,6 +241,21 @@ class SpatialTransformer(nn.Module):
             # torch's own convolutions would keep to this layout from here on.
             y = self.proj_out(y if kernels.quick(y) else y.contiguous())
         return summed(y, as_many(x, len(y)))
+
+
+def places_side_by_side(
+    network: nn.Module, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Memory, by their names, for the weights of q, k and v of every layer that attends to what it
+    is asked about: one after the other, so that one product may do for three."""
+    places: dict[str, Tensor] = {}
+    for path, layer in network.named_modules():
+        if isinstance(layer, Attention) and layer.to_q.in_features == layer.to_k.in_features:
+            whole = torch.empty(3, *layer.to_q.weight.shape, dtype=dtype, device=device)
+            places |= {
+                f"{path}.to_{of}.weight": part for of, part in zip("qkv", whole, strict=True)
+            }
+    return places
 
 
 def naive_attend(q: Tensor, k: Tensor, v: Tensor, site: Site) -> Tensor:

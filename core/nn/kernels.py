@@ -39,6 +39,8 @@ LANES = 32
 """Numbers in bfloat16 that softmax takes at once."""
 WHOLE = 2**16
 """Scores of one head up to which all heads of bfloat16 attend at once."""
+REVISION = 2
+"""Counts the times that the order of sums changed: pictures differ in their last bits since."""
 _DTYPES = (torch.float32, torch.bfloat16)
 _NAMES = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
 
@@ -59,11 +61,11 @@ def chosen() -> str:
 
 
 def told() -> str:
-    """The choice and the number of threads, which decide how sums are rounded. All but "plain"
-    convolves by Winograd's way where that is the quicker one; see `core.nn.winograd`."""
+    """The choice, the number of threads and the revision, which decide how sums are rounded. All
+    but "plain" convolves by Winograd's way where that is quicker; see `core.nn.winograd`."""
     threads = torch.get_num_threads()
     ways = chosen() if chosen() == "plain" else f"{chosen()}, Winograd"
-    return f"{ways}, {threads} {'thread' if threads == 1 else 'threads'}"
+    return f"{ways}, {threads} {'thread' if threads == 1 else 'threads'}, revision {REVISION}"
 
 
 @functools.cache

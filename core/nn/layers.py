@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,23 +22,15 @@ class Linear(nn.Linear):
         return super().forward(x)
 
 
-def put_side_by_side(layers: Sequence[Linear]) -> None:
-    """Lays their weights (out in) one after the other into one piece of memory."""
-    weights = [layer.weight.detach() for layer in layers]
-    if side_by_side(weights) is None:
-        parts = torch.cat(weights).split([len(weight) for weight in weights])
-        for layer, part in zip(layers, parts, strict=True):
-            layer.weight = nn.Parameter(part, layer.weight.requires_grad)
-
-
 def side_by_side(weights: Sequence[Tensor]) -> Tensor | None:
     """The weights as one, (Σ out, in), if they lie one after the other; no memory is touched."""
     first, place = weights[0], weights[0].data_ptr()
     for weight in weights:
         if not (
-            weight.is_contiguous()
+            weight.dim() == 2
+            and weight.is_contiguous()
             and weight.data_ptr() == place
-            and weight.dtype == first.dtype
+            and (weight.dtype, weight.shape[1]) == (first.dtype, first.shape[1])
             and weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         ):
             return None

@@ -105,7 +105,7 @@ def _stacked(asked: Sequence[Conditioning], images: int, latest: Latest | None) 
     if latest is None:
         return stacked(None)
     parts = [part for c in asked for part in (c.context, c.pooled, c.concat)]
-    return latest.of([*parts, images], lambda: stacked(Words()))
+    return latest.of([*parts, images], lambda: stacked(Words(images)))
 
 
 def one_by_one(

@@ -63,7 +63,7 @@ def lora_works(file: str, folder: str, lora: str, comfyui: str) -> Works:
         x, timestep, context = given
         return model.model.diffusion_model(x, timestep, context=context)
 
-    return {"on": called(on), "off": called(off), "with": called(network)}
+    return {"on": called(on), "off": called(off), "step": called(network)}
 
 
 def _loaded(file: str, comfyui: str) -> tuple[Any, Any, Any]:

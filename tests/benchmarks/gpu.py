@@ -20,6 +20,7 @@ from core.models.compiling import CompiledBlocks
 from core.models.graphs import Graphs, cuda_recorder
 from core.models.placing import PlacedUNet, Placing, laid_out
 from core.models.precision import has_bfloat16
+from core.nn.attention import places_side_by_side
 from core.nn.unet import UNetConfig
 from tests.benchmarks.harness import OURS, THEIRS, Asked, Row, alternated, has_diffusers
 from tests.benchmarks.networks import as_runs_ask
@@ -191,6 +192,10 @@ def _filled(config: UNetConfig, placing: Placing, bench: Bench) -> PlacedUNet:
     for module in network.modules():
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
             module.weight.fill_(1)
+    filled = network.state_dict()
+    places = places_side_by_side(network, bench.dtype, bench.device)
+    laid = {name: place.copy_(filled[name]) for name, place in places.items()}
+    network.load_state_dict({**filled, **laid}, assign=True)
     laid_out(network, bench.device)
     placing.took(network.eval().requires_grad_(False))
     return network

@@ -95,7 +95,7 @@ class Networks:
 
         def before(module: Any, given: Any) -> None:
             if isinstance(module, UNet | Decoder):
-                self.rows += len(given[0]) if isinstance(module, UNet) else 0
+                self.rows += len(given[2]) if isinstance(module, UNet) else 0
                 self._began.append(time.process_time())
 
         def after(module: Any, given: Any, answer: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     write_lora(folder / "foreign.safetensors", {"lora_unet_nowhere_to_q": 8}, 3)
     more = {**widths, "lora_unet_input_blocks_9_1_transformer_blocks_0_attn1_to_q": 8}
     write_lora(folder / "partly.safetensors", more, 4)
+    block = _model(house).network.input_blocks[1][1].transformer_blocks[0]
+    name = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_"
+    shapes = {f"{name}{of}": getattr(block.attn2, f"to_{of}").weight.shape for of in "kv"}
+    write_lora(folder / "words.safetensors", shapes, 6)
     embeddings = root / "embeddings"
     embeddings.mkdir()
     vectors = torch.randn(2, text_width(house), generator=torch.Generator().manual_seed(5))
@@ -53,12 +57,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     return house
 
 
-def write_lora(path: Path, widths: dict[str, int], seed: int) -> None:
+def write_lora(path: Path, shapes: Mapping[str, int | Sequence[int]], seed: int) -> None:
+    """Of layers by their (out, in); one number stands for both."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, width in widths.items():
+    for name, shape in shapes.items():
+        out, width = (shape, shape) if isinstance(shape, int) else shape
         tensors[f"{name}.lora_down.weight"] = torch.randn(2, width, generator=generator)
-        tensors[f"{name}.lora_up.weight"] = torch.randn(width, 2, generator=generator)
+        tensors[f"{name}.lora_up.weight"] = torch.randn(out, 2, generator=generator)
         tensors[f"{name}.alpha"] = torch.tensor(2.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
@@ -115,7 +121,8 @@ def test_a_weight_of_0_is_none_and_order_has_no_say(house: House) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"prompt": "a red apple <lora:one:1:start=0.5>"},
+        {"prompt": "a red apple <lora:words:1:start=0.5>"},
+        {"prompt": "a red apple <lora:words:1:end=0.5>"},
         {"prompt": "a [red:green:2] apple"},
         {"prompt": "a [red|green] apple AND a pear :0.5", "negative_prompt": "blue"},
         {"prompt": "a (glimmer:1.2) apple", "sampler": "heun"},
@@ -125,7 +132,7 @@ def test_keys_and_values_that_are_kept_change_no_bit(
     house: House, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, _ = run(house, **changes)
-    monkeypatch.setattr(Words, "made", lambda words, site, make: make())
+    monkeypatch.setattr(Words, "made", lambda words, site, context, make: make(context))
     assert run(house, **changes)[0] == kept
 
 

@@ -72,6 +72,30 @@ def test_compiled_blocks_answer_the_same_before_under_and_after_a_lora() -> None
 
 
 @torch.inference_mode()
+def test_a_picture_with_several_texts_needs_no_further_forms() -> None:
+    plain, network = unet(), unet()
+    counter: Any = CompileCounterWithBackend("eager")
+    network._compiled = CompiledBlocks(network, Placing(CPU).tell, counter)
+    x, timestep, context = given()
+    answer = network(x[:1], timestep[:1], context)
+    assert torch.allclose(answer, plain(x[:1], timestep[:1], context))
+    assert counter.frame_count == 2
+
+
+@torch.inference_mode()
+def test_batches_of_many_sizes_are_all_compiled() -> None:
+    """torch alone would give up at the eighth form, and say nothing."""
+    network = unet()
+    counter: Any = CompileCounterWithBackend("eager")
+    network._compiled = CompiledBlocks(network, Placing(CPU).tell, counter)
+    x, timestep, context = given()
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        for rows in range(1, 8):
+            network(*(t[:1].repeat(rows, *[1] * (t.dim() - 1)) for t in (x, timestep, context)))
+    assert counter.frame_count == 2 * 7
+
+
+@torch.inference_mode()
 def test_another_way_of_attending_is_not_compiled() -> None:
     plain, network = unet(), unet()
     counter: Any = CompileCounterWithBackend("eager")

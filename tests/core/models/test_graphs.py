@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core.generate import generate
 from core.models.graphs import MOST, Graphs, Recording
 from core.models.placing import CPU, PlacedUNet, Placing
-from core.nn.attention import Attending, naive_attend
+from core.nn.attention import PLAIN, Attending, Words, naive_attend
 from core.nn.residuals import Residuals
 from tests.core.test_generate import ASKED, house_in, pictures
 from tests.tiny import UNET_CONFIG, tiny_unet
@@ -75,6 +75,18 @@ def test_replayed_calls_answer_as_plain_ones_and_answers_are_the_callers_own() -
         assert torch.equal(answer, network(*given(seed)))
     assert len(recorder.made) == 1
     assert recorder.made[0].replays == 4  # once to be proved, then for the last three calls
+
+
+@torch.inference_mode()
+def test_a_picture_with_several_texts_is_replayed_as_well() -> None:
+    network, recorder = unet(), Recorder()
+    graphs = Graphs(network, Placing(CPU), recorder)
+    for seed in range(4):
+        x, timestep, context = given(seed)
+        asked = x[:1], timestep[:1], context
+        keeping = replace(PLAIN, words=Words())
+        assert torch.equal(graphs(*asked, attending=keeping), network(*asked))
+    assert recorder.made[0].replays == 3
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.adapters.lora import lora
 from core.adapters.patch import Use
 from core.engine.answers import exhausted
+from core.models import reading
 from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
 from core.models.placing import CPU, Passing, PlacedUNet, Placing, laid_out
@@ -134,9 +135,6 @@ def test_convolutions_lie_channels_last_for_tensor_cores_alone(
     monkeypatch.setattr(torch.version, "hip", hip)
     plain, unet = tiny_unet(), tiny_unet()
     laid_out(unet, GPU)
-    layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
-    own = [layer.to_q.in_features == layer.to_k.in_features for layer in layers]
-    assert [one_weight(layer) is not None for layer in layers] == own and True in own
     kernel = unet.get_parameter("input_blocks.0.0.weight")
     assert kernel.is_contiguous(memory_format=torch.channels_last) == expected
     for name, tensor in unet.state_dict().items():
@@ -173,6 +171,20 @@ def tiny(tmp_path: Path) -> Settings:
 def read(settings: Settings, placing: Placing, precisions: Precisions) -> Checkpoint:
     file = Catalog(settings).checkpoint("one")
     return exhausted(read_checkpoint(file, placing, precisions))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_where_one_product_is_quicker_weights_are_read_side_by_side(
+    kind: str, tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "FUSED", (kind,))
+    network = read(tiny, Placing(CPU), Precisions("float32", "float32", False)).network
+    layers = [layer for layer in network.modules() if isinstance(layer, Attention)]
+    own = [kind == "cpu" and layer.to_q.in_features == layer.to_k.in_features for layer in layers]
+    assert [one_weight(layer) is not None for layer in layers] == own
+    monkeypatch.undo()
+    weights = read(tiny, Placing(CPU), Precisions("float32", "float32", False)).network.state_dict()
+    assert all(torch.equal(weights[name], t) for name, t in network.state_dict().items())
 
 
 def test_each_part_asks_for_its_place_when_it_is_used(tiny: Settings) -> None:

@@ -26,8 +26,9 @@ from core.models.precision import Precisions
 from core.models.reading import read_checkpoint
 from core.models.sparing import asking, kept_trying, network_measures, vae_measures
 from core.models.store import Store
-from core.nn.attention import Words
+from core.nn.attention import Attending, Words, naive_attend
 from core.nn.blocks import as_many
+from core.nn.residuals import Residuals
 from core.nn.seamless import seamless
 from core.nn.tiles import Cells, tiled
 from core.registry import built_in
@@ -172,6 +173,31 @@ def test_a_call_in_parts_is_the_call() -> None:
         assert all(map(torch.equal, way(predictor, x, sigma, asked), whole))
 
 
+def test_who_looks_inside_sees_every_row_and_nothing_is_kept() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def network(x: Tensor, timestep: Tensor, context: Tensor, *_: Any, **told: Any) -> Tensor:
+        seen.append((len(x), told["attending"].words is not None))
+        return torch.zeros(len(context), 4, 2, 2)
+
+    schedule = Schedule(torch.linspace(0.1, 10, 20))
+    plain = Predictor(network, Prediction.EPS, schedule)
+    x, sigma = torch.randn(1, 4, 2, 2), torch.tensor(2.0)
+    prompts = [Conditioning(torch.randn(1, 5, 4)), Conditioning(torch.randn(1, 5, 4))]
+    beside = [replace(prompt, concat=torch.zeros(1, 1, 2, 2)) for prompt in prompts]
+    pooled = [replace(prompt, pooled=torch.zeros(1, 3)) for prompt in prompts]
+    for predictor, asked in (
+        (plain, prompts),
+        (replace(plain, attending=Attending(attend=naive_attend)), prompts),
+        (replace(plain, controls=(lambda *_: Residuals(),)), prompts),
+        (replace(plain, looks=(lambda attending, *_: attending,)), prompts),
+        (plain, beside),
+        (plain, pooled),
+    ):
+        together(predictor, x, sigma, asked)
+    assert seen == [(1, True), *[(2, False)] * 3, *[(2, True)] * 2]
+
+
 @pytest.mark.parametrize("short", ["medvram", "lowvram", "prompts"])
 def test_where_memory_is_short_nothing_is_kept_from_call_to_call(short: Any) -> None:
     kept: list[weakref.ref[Words] | None] = []
@@ -179,7 +205,7 @@ def test_where_memory_is_short_nothing_is_kept_from_call_to_call(short: Any) -> 
     def network(x: Tensor, timestep: Tensor, context: Tensor, *_: Any, **told: Any) -> Tensor:
         words = told["attending"].words
         kept.append(None if words is None else weakref.ref(words))
-        return torch.zeros(len(context), *x.shape[1:])
+        return torch.zeros(len(context), 4, 2, 2)
 
     placing = Placing(CPU)
     predictor = Predictor(network, Prediction.EPS, Schedule(torch.linspace(0.1, 10, 20)))

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.adapters import patch
 from core.adapters.lora import lora
-from core.adapters.patch import Use, patched
+from core.adapters.patch import Kept, Use, patched
 from core.nn import attention
-from core.nn.attention import PLAIN, Attention, Site, Words
-from core.nn.layers import Conv2d, Linear, put_side_by_side, side_by_side
+from core.nn.attention import PLAIN, Attention, Site, Words, places_side_by_side
+from core.nn.layers import Conv2d, side_by_side
 from core.nn.unet import UNet, UNetConfig
 from tests.core.nn.test_parity import TINY_UNETS
 from tests.tiny import seeded, tiny_unet
@@ -94,6 +95,24 @@ def test_kept_words_change_no_bit(name: str) -> None:
 
 
 @torch.inference_mode()
+def test_a_text_for_several_pictures_is_kept_once() -> None:
+    unet = tiny_unet().double()
+    x, timestep, texts = (t.double() for t in given(unet.config, 3, 2))
+    context = texts[:2].repeat_interleave(3, 0)  # as guidance stacks them
+    keeping = replace(PLAIN, words=Words(3))
+    for _ in range(2):
+        kept = unet(x, timestep, context, attending=keeping)
+        torch.testing.assert_close(kept, unet(x, timestep, context))
+    rows: list[int] = []
+
+    def made(context: Tensor) -> tuple[Tensor, Tensor]:
+        rows.append(len(context))
+        return context, context
+
+    assert torch.equal(Words(3).made(CROSS, context, made)[0], context) and rows == [2]
+
+
+@torch.inference_mode()
 def test_keys_and_values_of_a_text_are_made_once() -> None:
     unet = tiny_unet()
     made: list[tuple[int, ...]] = []
@@ -122,22 +141,45 @@ def one_weight(layer: Attention) -> Tensor | None:
     return side_by_side([layer.to_q.weight, layer.to_k.weight, layer.to_v.weight])
 
 
-def own_attention(dtype: torch.dtype = torch.float64) -> Attention:
-    return seeded(Attention(32, 32, 4, 8), 0).to(dtype).requires_grad_(False)  # type: ignore[return-value]
+def laid(network: nn.Module) -> nn.Module:
+    """With the weights of q, k and v where a card's model has them."""
+    if isinstance(network, Attention):
+        laid(nn.ModuleDict({"attn1": network}))
+        return network
+    weights = network.state_dict()
+    places = places_side_by_side(network, next(iter(weights.values())).dtype, torch.device("cpu"))
+    placed = {name: place.copy_(weights[name]) for name, place in places.items()}
+    network.load_state_dict({**weights, **placed}, assign=True)
+    return network
 
 
-def test_weights_side_by_side_are_one_and_the_same_numbers() -> None:
-    layers = [Linear(8, out, bias=False) for out in (8, 16, 8)]
-    before = [layer.weight.detach().clone() for layer in layers]
-    assert side_by_side([layer.weight for layer in layers]) is None
-    put_side_by_side(layers)
-    whole = side_by_side([layer.weight for layer in layers])
-    assert whole is not None and torch.equal(whole, torch.cat(before))
-    assert all(map(torch.equal, (layer.weight for layer in layers), before))
-    assert all(layer.weight.requires_grad for layer in layers)
-    assert side_by_side([layer.weight for layer in reversed(layers)]) is None
-    layers[1].weight = nn.Parameter(before[1])
-    assert side_by_side([layer.weight for layer in layers]) is None
+def own_attention() -> Attention:
+    layer = seeded(Attention(32, 32, 4, 8), 0).double().requires_grad_(False)
+    assert isinstance(layer, Attention)
+    return layer
+
+
+def test_places_are_for_what_attends_to_what_it_is_asked_about() -> None:
+    unet = tiny_unet()
+    before = {name: weight.clone() for name, weight in unet.state_dict().items()}
+    laid(unet)
+    assert all(torch.equal(weight, before[name]) for name, weight in unet.state_dict().items())
+    layers = [layer for layer in unet.modules() if isinstance(layer, Attention)]
+    own = [layer.to_q.in_features == layer.to_k.in_features for layer in layers]
+    assert [one_weight(layer) is not None for layer in layers] == own
+    assert set(own) == {True, False}
+
+
+def test_a_weight_that_lies_elsewhere_is_not_one_with_others() -> None:
+    layer = own_attention()
+    assert one_weight(layer) is None
+    laid(layer)
+    whole = one_weight(layer)
+    parts = layer.to_q.weight, layer.to_k.weight, layer.to_v.weight
+    assert whole is not None and torch.equal(whole, torch.cat(parts))
+    assert side_by_side(parts[::-1]) is None
+    layer.to_k.weight = nn.Parameter(parts[1].clone(), requires_grad=False)
+    assert one_weight(layer) is None
 
 
 def test_weights_that_happen_to_be_neighbours_in_other_memory_are_not_one() -> None:
@@ -152,7 +194,7 @@ def test_weights_that_happen_to_be_neighbours_in_other_memory_are_not_one() -> N
 def test_one_product_says_what_three_say(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = own_attention(), drawn(2, 9, 32).double()
     expected = layer(x, x, SELF, PLAIN)
-    layer.put_side_by_side()
+    laid(layer)
     assert torch.equal(layer(x, x, SELF, PLAIN), expected)
     products = _products_counted(monkeypatch)
     monkeypatch.setattr(attention, "FUSED", ("cpu",))
@@ -163,7 +205,7 @@ def test_one_product_says_what_three_say(monkeypatch: pytest.MonkeyPatch) -> Non
 @torch.inference_mode()
 def test_what_looks_elsewhere_keeps_three_products(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x, context = own_attention(), drawn(2, 9, 32).double(), drawn(2, 7, 32).double()
-    layer.put_side_by_side()
+    laid(layer)
     products = _products_counted(monkeypatch)
     monkeypatch.setattr(attention, "FUSED", ("cpu",))
     layer(x, context, CROSS, PLAIN)
@@ -175,21 +217,15 @@ def test_what_looks_elsewhere_keeps_three_products(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("changed", ["qkv", "q", "kv"])
 @torch.inference_mode()
 def test_a_lora_comes_and_goes(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, unet = (tiny_unet().double() for _ in range(2))
-    for layer in unet.modules():
-        if isinstance(layer, Attention):
-            layer.put_side_by_side()
+    plain, unet = tiny_unet().double(), laid(tiny_unet().double())
+    assert isinstance(unet, UNet)
+    monkeypatch.setattr(patch, "_room", lambda slots, spare: patch._room_as_it_lies(slots))
     monkeypatch.setattr(attention, "FUSED", ("cpu",))
-    tensors = {}
-    for number, part in enumerate(changed):
-        name = f"lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_{part}"
-        tensors[f"{name}.lora_down.weight"] = drawn(2, 32, seed=number)
-        tensors[f"{name}.lora_up.weight"] = drawn(32, 2, seed=9 + number)
     x, timestep, context = (t.double() for t in given(unet.config, 1, 2))
     before = unet(x, timestep, context)
     torch.testing.assert_close(before, plain(x, timestep, context))
     own = unet.input_blocks[1][1].transformer_blocks[0].attn1  # type: ignore[index, union-attr]
-    use = Use(lora("style", tensors, {}))
+    use = style(changed)
     with patched({"unet": unet}, [use]), patched({"unet": plain}, [use]):
         assert (one_weight(own) is not None) == (changed == "qkv")
         under = unet(x, timestep, context)
@@ -197,6 +233,29 @@ def test_a_lora_comes_and_goes(changed: str, monkeypatch: pytest.MonkeyPatch) ->
     assert not torch.allclose(under, before)
     assert one_weight(own) is not None
     assert torch.equal(unet(x, timestep, context), before)
+
+
+@torch.inference_mode()
+def test_what_was_worn_before_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch, "_room", lambda slots, spare: patch._room_as_it_lies(slots))
+    unet = laid(tiny_unet())
+    own = unet.input_blocks[1][1].transformer_blocks[0].attn1  # type: ignore[index, union-attr]
+    kept = Kept({"unet": unet})
+    lies = []
+    for changed in ("qkv", "qv", "qkv", "", "kv", "qkv"):
+        kept.use([style(changed)] if changed else [])
+        lies.append(one_weight(own) is not None)
+    assert lies == [True, False, True, True, False, True]
+
+
+def style(changed: str) -> Use:
+    """A LoRA over so many of the weights of the first self-attention."""
+    tensors = {}
+    for number, part in enumerate(changed):
+        name = f"lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_{part}"
+        tensors[f"{name}.lora_down.weight"] = drawn(2, 32, seed=number)
+        tensors[f"{name}.lora_up.weight"] = drawn(32, 2, seed=9 + number)
+    return Use(lora("style", tensors, {}))
 
 
 def _products_counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
