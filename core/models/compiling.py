@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.nn.attention import PLAIN, TransformerBlock
+from core.nn.attention import PLAIN, Attending, TransformerBlock
 from core.nn.blocks import as_many
+from core.nn.residuals import Residuals
 
 FORMS = 64
 """Shapes, types and numbers of rows that blocks of one kind may be compiled for; behind the last
@@ -48,16 +49,23 @@ class CompiledBlocks:
             if isinstance(block, TransformerBlock):
                 block.compile(backend=backend)
 
-    def __call__(self, call: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+    def __call__(
+        self,
+        call: Callable[..., Tensor],
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        vector: Tensor | None = None,
+        attending: Attending = PLAIN,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
         """`call` with the arguments of UNet.forward."""
-        attending = options.get("attending", args[4] if len(args) > 4 else PLAIN)
         if not self._failed and attending == PLAIN:
             from torch._dynamo.exc import TorchDynamoException
 
-            x, timestep, context, *more = args
-            rows = len(context)
+            x, timestep = (as_many(rows, len(context)) for rows in (x, timestep))
             try:
-                return call(as_many(x, rows), as_many(timestep, rows), context, *more, **options)
+                return call(x, timestep, context, vector, attending, residuals)
             except TorchDynamoException as error:
                 self._failed = True
                 reason = textwrap.shorten(str(error), 160, placeholder=" …")
@@ -65,4 +73,4 @@ class CompiledBlocks:
                     f"the network could not be compiled, so it runs as it is: {reason}", "speed"
                 )
         with torch.compiler.set_stance("force_eager"):
-            return call(*args, **options)
+            return call(x, timestep, context, vector, attending, residuals)
