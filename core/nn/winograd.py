@@ -9,7 +9,6 @@ usual way. Weights are transformed anew at each call: to keep 16 numbers for 9 w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +29,9 @@ BLOCK = 5 * 2**24
 _SOME = 2**21
 """Bytes of weights that are transformed in one go, so that what that takes is in the cache."""
 
-_spare: dict[int, list[Tensor]] = {}
-"""By its size memory that nobody uses: for the next layer, the next rows. Fresh memory takes longer
-than the sums, and is not in the cache."""
+_spare: list[Tensor] = []
+"""Memory for blocks, used again by the next layer: fresh memory takes longer than the sums."""
 
-_BT = ((torch.sub, 0, 2), (torch.add, 1, 2), (torch.sub, 2, 1), (torch.sub, 1, 3))
-"""Rows of Bᵀ: each is made of two of four numbers."""
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
@@ -63,10 +59,14 @@ def worth(weight: Tensor, rows: int, columns: int) -> bool:
 
 def blocks(weight: Tensor, bias: Tensor | None) -> Iterator[Block]:
     """The weight, transformed, some channels at a time; each block is overwritten by the next."""
-    with _memory(BLOCK // 4) as memory:
+    with torch.inference_mode(False):  # else only inference mode might write over it later
+        memory = _spare.pop() if _spare else weight.new_empty(BLOCK // 4)
+    try:
         for start, stop in _cut(weight, BLOCK):
             into = memory[: 16 * weight[start:stop, :, 0, 0].numel()]
             yield _block(weight, bias, start, stop, into)
+    finally:
+        _spare.append(memory)
 
 
 def kept(weight: Tensor, bias: Tensor | None) -> list[Block]:
@@ -99,18 +99,6 @@ def _block(weight: Tensor, bias: Tensor | None, start: int, stop: int, into: Ten
     return Block(start, into.view(16, stop - start, channels), shift)
 
 
-@contextmanager
-def _memory(numbers: int) -> Iterator[Tensor]:
-    """So many float32 with anything in them, for as long as the block lasts."""
-    unused = _spare.setdefault(numbers, []) if numbers <= BLOCK // 4 else []
-    with torch.inference_mode(False):  # else only inference mode might write over it later
-        memory = unused.pop() if unused else torch.empty(numbers)
-    try:
-        yield memory
-    finally:
-        unused.append(memory)
-
-
 def convolved(x: Tensor, by: Iterable[Block], out: int, padding: tuple[int, int]) -> Tensor:
     """(b c h w) convolved, with zeros round it as `padding` says: (b out rows columns), which lies
     in memory channels last."""
@@ -130,26 +118,22 @@ def convolved(x: Tensor, by: Iterable[Block], out: int, padding: tuple[int, int]
                 first, last = 2 * start - above, 2 * stop + 2 - above
                 lines = picture[max(0, first) : last]
                 edge = (0, 0, left, right, max(0, -first), below if stop == tall else 0)
-                with _tiles(functional.pad(lines, edge), stop - start, wide) as tiles:
-                    products = _products(tiles, block)
-                _put(into[2 * start : 2 * stop], products, wide)
+                tiles = _transformed(functional.pad(lines, edge), stop - start, wide)
+                _put(into[2 * start : 2 * stop], _products(tiles, block), wide)
     return answer[:, :rows, :columns].permute(0, 3, 1, 2)
 
 
-@contextmanager
-def _tiles(lines: Tensor, tall: int, wide: int) -> Iterator[Tensor]:
-    """Bᵀ d B of every tile of (rows columns c), as long as the block lasts: (16 tiles c)."""
+def _transformed(lines: Tensor, tall: int, wide: int) -> Tensor:
+    """Bᵀ d B of every tile of (rows columns c): (16 tiles c)."""
     d = [lines[k : k + 2 * tall : 2] for k in range(4)]
-    each, line = tall * wide * lines.shape[2], d[0].numel()
-    with _memory(max(PIECE // 4 + PIECE // 16, 16 * each + line)) as memory:
-        tiles = memory[: 16 * each].view(4, 4, tall, wide, -1)
-        between = memory[16 * each : 16 * each + line].view(d[0].shape)
-        for row, (across, a, b) in zip(tiles, _BT, strict=True):
-            across(d[a], d[b], out=between)
-            e = [between[:, k : k + 2 * wide : 2] for k in range(4)]
-            for tile, (along, a, b) in zip(row, _BT, strict=True):
-                along(e[a], e[b], out=tile)
-        yield tiles.view(16, tall * wide, -1)
+    tiles = lines.new_empty(4, 4, tall, wide, lines.shape[2])
+    for into, line in zip(tiles, (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]), strict=True):
+        e = [line[:, k : k + 2 * wide : 2] for k in range(4)]
+        torch.sub(e[0], e[2], out=into[0])
+        torch.add(e[1], e[2], out=into[1])
+        torch.sub(e[2], e[1], out=into[2])
+        torch.sub(e[1], e[3], out=into[3])
+    return tiles.view(16, tall * wide, -1)
 
 
 def _products(tiles: Tensor, block: Block) -> list[Tensor]:

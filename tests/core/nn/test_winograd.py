@@ -58,7 +58,7 @@ def test_it_is_the_usual_convolution(
         monkeypatch.setattr(winograd, "PIECE", 1)
         monkeypatch.setattr(winograd, "BLOCK", 2 * 64 * 6)
         monkeypatch.setattr(winograd, "_SOME", 1)
-        monkeypatch.setattr(winograd, "_spare", {})
+        monkeypatch.setattr(winograd, "_spare", [])
     conv = Conv2d(6, 5, 3, padding=padding, bias=bias)
     x = torch.randn(2, 6, rows, columns)
     torch.testing.assert_close(conv(x).double(), exactly(conv, x), rtol=1e-5, atol=1e-5)
@@ -90,22 +90,22 @@ def test_each_picture_of_a_batch_is_what_it_is_alone() -> None:
 
 @torch.inference_mode()
 def test_memory_is_used_again_and_never_by_two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "_spare", {})
+    monkeypatch.setattr(winograd, "_spare", [])
     conv, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6)
     conv(x)
-    (memory,) = winograd._spare[winograd.BLOCK // 4]
+    (memory,) = winograd._spare
     one, other = (winograd.blocks(conv.weight, None) for _ in range(2))
     first, second = next(one), next(other)
     assert first.weights.data_ptr() == memory.data_ptr() != second.weights.data_ptr()
     one.close()
     other.close()
-    assert len(winograd._spare[winograd.BLOCK // 4]) == 2
+    assert len(winograd._spare) == 2
 
 
 def test_memory_of_inference_serves_where_only_gradients_are_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(winograd, "_spare", {})
+    monkeypatch.setattr(winograd, "_spare", [])
     conv, x = Conv2d(8, 8, 3, padding=1), torch.randn(1, 8, 6, 6)
     with torch.inference_mode():
         first = conv(x)
