@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.nn.attention import PLAIN, Attending, TransformerBlock
+from core.nn.attention import PLAIN, TransformerBlock
 from core.nn.blocks import as_many
-from core.nn.residuals import Residuals
 
 FORMS = 64
 """Shapes, types and numbers of rows that blocks of one kind may be compiled for; behind the last
@@ -56,16 +55,15 @@ class CompiledBlocks:
         timestep: Tensor,
         context: Tensor,
         vector: Tensor | None = None,
-        attending: Attending = PLAIN,
-        residuals: Residuals | None = None,
+        **beside: Any,
     ) -> Tensor:
-        """`call` with the arguments of UNet.forward."""
-        if not self._failed and attending == PLAIN:
+        """`call` with the arguments of UNet.forward; how to attend, and residuals, by name."""
+        if not self._failed and beside.get("attending", PLAIN) == PLAIN:
             from torch._dynamo.exc import TorchDynamoException
 
             x, timestep = (as_many(rows, len(context)) for rows in (x, timestep))
             try:
-                return call(x, timestep, context, vector, attending, residuals)
+                return call(x, timestep, context, vector, **beside)
             except TorchDynamoException as error:
                 self._failed = True
                 reason = textwrap.shorten(str(error), 160, placeholder=" …")
@@ -73,4 +71,4 @@ class CompiledBlocks:
                     f"the network could not be compiled, so it runs as it is: {reason}", "speed"
                 )
         with torch.compiler.set_stance("force_eager"):
-            return call(x, timestep, context, vector, attending, residuals)
+            return call(x, timestep, context, vector, **beside)

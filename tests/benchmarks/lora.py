@@ -36,7 +36,7 @@ TURN = (
     ("off", "off"),
 )
 """One round: what is measured, by which of the works that a candidate knows. On a shared machine
-one step in ten takes twice as long, so there are several."""
+single steps take up to twice as long, so there are several."""
 BOTH = {"components": ["unet", "text_encoder"]}
 
 
