@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -81,6 +82,12 @@ class LowRank:
         """(o r) and (i r), float32, where `original` is."""
         up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))
         return up.contiguous(), down.T.contiguous()
+
+    @cached_property
+    def reach(self) -> float:
+        """No number of up down is larger than this (Cauchy and Schwarz); NaN if one may be."""
+        up, down = (factor.flatten(1).float() for factor in (self.up, self.down))
+        return (up.norm(dim=1).max() * down.norm(dim=0).max()).item()
 
     def delta(self, original: Tensor) -> Tensor:
         up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))

@@ -22,6 +22,7 @@ from core.adapters.paths import diffusers_paths
 from core.adapters.sums import summed
 from core.errors import AdapterError
 from core.nn import kernels
+from core.nn.abreast import abreast
 from core.nn.layers import side_by_side
 from core.nn.unet import UNet
 
@@ -128,9 +129,18 @@ class Patch:
         slots = sorted(sums, key=lambda slot: order[slot.module])
         is_cpu = all(slot.value.device.type == "cpu" for slot in slots)
         room = _room(slots, spare or {}) if is_cpu else _room_as_it_lies(slots)
-        changed = [(slot, _changed(slot, terms, room.get(slot))) for slot, terms in sums.items()]
+        changed: dict[_Slot, Tensor] = {}
+
+        def change(slot: _Slot, terms: Sequence[_Term]) -> None:
+            changed[slot] = _changed(slot, terms, room.get(slot))
+
+        if is_cpu:
+            abreast(change, sums.items())
+        else:
+            for slot, terms in sums.items():
+                change(slot, terms)
         self.report = tuple(report)
-        self._originals = [(slot, slot.put(weight)) for slot, weight in changed]
+        self._originals = [(slot, slot.put(weight)) for slot, weight in changed.items()]
 
     def restore(self) -> dict[_Slot, Tensor]:
         """Puts the originals back, and gives what hung there; a second time does nothing."""
@@ -146,6 +156,12 @@ class Kept:
         self._parts = parts
         self._uses: tuple[Use, ...] = ()
         self._patch: Patch | None = None
+        self._spare: Mapping[_Slot, Tensor] = {}
+
+    @property
+    def spare(self) -> int:
+        """Bytes that the last uses left for the next, while there are none."""
+        return sum(weight.nbytes for weight in self._spare.values())
 
     def use(self, uses: Sequence[Use]) -> tuple[Applied, ...]:
         """The model has just these uses from now on.
@@ -154,19 +170,22 @@ class Kept:
             AdapterError: one does not fit; the model is as it came then, without any.
         """
         if self._patch is None or tuple(uses) != self._uses:
-            left = {} if self._patch is None else self._patch.restore()
-            # A card's memory is soon ready, so it is let go before more is asked for.
-            spare = {slot: weight for slot, weight in left.items() if weight.device.type == "cpu"}
-            del left
             self.restore()
-            self._patch = Patch(self._parts, uses, spare if uses else None)
+            spare = self._spare
+            if uses:
+                self._spare = {}
+            self._patch = Patch(self._parts, uses, spare)
             self._uses = tuple(uses)
         return self._patch.report
 
     def restore(self) -> None:
         """The model as it came."""
-        if self._patch is not None:
-            self._patch.restore()
+        left = {} if self._patch is None else self._patch.restore()
+        if left:
+            # A card's memory is soon ready, so it is let go before more is asked for.
+            self._spare = {
+                slot: weight for slot, weight in left.items() if weight.device.type == "cpu"
+            }
         self._patch, self._uses = None, ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -20,8 +19,10 @@ SAFE = 1e30
 """What may be added to any finite float32 or bfloat16 without leaving their range."""
 
 
+@torch.no_grad()
 def summed(original: Tensor, changes: Sequence[Weighted], spare: Tensor | None = None) -> Tensor:
     """original + Σ weight · delta in the original's dtype and layout, each delta of the original.
+    Gradients do not flow through.
 
     Args:
         spare: memory that may be written over; used where it fits.
@@ -57,7 +58,7 @@ def _by_rows(original: Tensor, changes: Sequence[tuple[LowRank, float]], answer:
     flat = original.reshape(len(original), -1)  # a norm's weight has no columns
     out = answer.view(flat.shape)
     factors = [(*change.factors(original), weight * change.scale) for change, weight in changes]
-    reach = sum(_reach(up, down) * max(1.0, abs(scale)) for up, down, scale in factors)
+    reach = sum(change.reach * max(1.0, abs(weight * change.scale)) for change, weight in changes)
     is_safe = reach < SAFE < torch.finfo(original.dtype).max  # NaN is not
     rows = max(1, PIECE // flat.shape[1]) if original.device.type == "cpu" else len(flat)
     for begin in range(0, len(flat), rows):
@@ -75,11 +76,6 @@ def _by_rows(original: Tensor, changes: Sequence[tuple[LowRank, float]], answer:
 def _product(up: Tensor, down: Tensor) -> Tensor:
     """(o r), (i r) → (o i)."""
     return kernels.linear(up, down, None) if kernels.quick(up) else up @ down.T
-
-
-def _reach(up: Tensor, down: Tensor) -> float:
-    """No number of their product is larger than this (Cauchy and Schwarz); NaN if one may be."""
-    return math.prod(factor.norm(dim=1).max().item() for factor in (up, down))
 
 
 def _check(total: Tensor, dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ from core.models.adapters import parts_of
 from core.models.catalog import Version
 from core.models.embeddings import Known
 from core.models.family import Family
-from core.models.footprint import decoding_bytes, encoding_bytes
+from core.models.footprint import decoding_bytes, encoding_bytes, free_bytes
 from core.models.graphs import Graphs
 from core.models.placing import Placing
 from core.models.sparing import (
@@ -49,6 +49,8 @@ INPUTS = {4: "plain", 9: "inpainting", 5: "depth"}
 """Input channels of the U-Nets that are understood."""
 NUMBER_WIDTH = 256
 """Width of the embedding of each number in XL's vector."""
+PLENTY = 4
+"""What LoRAs leave is kept for the next ones where so many times of it are free."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,15 @@ class Checkpoint:
             applied = self._worn[0].use(uses)
             self.placing.gather(self.network, self.text)
             self._wearing[:] = uses
+            if PLENTY * self._worn[0].spare > free_bytes(torch.device("cpu")):
+                self._worn.clear()
             return applied
         return self._worn[0].use(uses)
+
+    def bare(self) -> None:
+        """Without LoRAs, and without the memory that they left for the next."""
+        self.wear(())
+        self._worn.clear()
 
     def forget_graphs(self) -> None:
         """Frees the memory that recordings of its U-Net take."""

@@ -125,7 +125,7 @@ class Store:
             dropped = True
         for kept in list(self._kept.values())[: -self._room]:
             model = kept.checkpoint
-            model.wear(())  # else what its LoRAs replaced would stay on the device
+            model.bare()  # else what its LoRAs replaced would stay on the device
             model.forget_graphs()
             self.placing.leave(model.network, model.vae, model.text)
         if dropped:

@@ -45,9 +45,7 @@ def plain_sources(context: Tensor, site: Site) -> tuple[Tensor, Tensor]:
 
 def plain_attend(q: Tensor, k: Tensor, v: Tensor, site: Site | None = None) -> Tensor:
     """softmax(q kᵀ / √d) v over (b heads n d); arXiv:1706.03762, equation 1."""
-    if kernels.worth_whole(q, k):
-        return kernels.attended_whole(q, k, v)
-    if kernels.worth_pieces(q):
+    if kernels.worth_attending(q):
         return kernels.attended(q, k, v)
     return functional.scaled_dot_product_attention(q, k, v)
 

@@ -30,16 +30,17 @@ PLAIN_BY = "VITRINE_KERNELS"
 CONVOLUTIONS = "oneDNN convolutions"
 WORTH = 20_000
 """Queries × width from which pieces beat torch's own attention."""
-SCORES = 2**19
-"""Scores of one piece of attention: 2 MB in float32, about a core's cache."""
+SCORES = 2**21
+"""Bytes of scores in one piece of attention for each thread, about a core's cache."""
 ABREAST = 2**26
 """Scores of all heads from which they are worth a thread each: torch's own threads look out for
 more to do for some 3 ms, on the processors that others could use."""
+ROWS = 256
+"""Queries of one head that attend in bfloat16 at once, if there are so many: for fewer, the keys
+are read too often."""
 LANES = 32
 """Numbers in bfloat16 that softmax takes at once."""
-WHOLE = 2**16
-"""Scores of one head up to which all heads of bfloat16 attend at once."""
-REVISION = 2
+REVISION = 3
 """Counts the times that the order of sums changed: pictures differ in their last bits since."""
 _DTYPES = (torch.float32, torch.bfloat16)
 _NAMES = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
@@ -203,44 +204,67 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(rows, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
-def worth_whole(q: Tensor, k: Tensor) -> bool:
-    """Whether `attended_whole` is the quicker one for queries (b heads n d) and keys (b heads m d):
-    a head of few scores in bfloat16 takes longer to be called for than to be computed."""
-    return q.dtype == torch.bfloat16 and q.shape[-2] * k.shape[-2] <= WHOLE and quick(q)
-
-
-def attended_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v over (b heads n d), all heads at once; arXiv:1706.03762, eq. 1."""
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    return torch.matmul(torch.softmax(scores, dim=-1), v)
-
-
-def worth_pieces(q: Tensor) -> bool:
-    """Whether `attended` is the quicker one for queries (b heads n d)."""
-    return q.shape[-2] * q.shape[-1] >= WORTH and quick(q) and chosen() != CONVOLUTIONS
+def worth_attending(q: Tensor) -> bool:
+    """Whether `attended` is quicker than torch's own for queries (b heads n d)."""
+    if q.dtype != torch.bfloat16 and (
+        q.shape[-2] * q.shape[-1] < WORTH or chosen() == CONVOLUTIONS
+    ):
+        return False
+    return quick(q)
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v over (b heads n d), some queries at a time; arXiv:1706.03762, eq. 1.
+    """softmax(q kᵀ / √d) v over (b heads n d); arXiv:1706.03762, eq. 1.
 
-    Exact, as each query sees all keys at once. Memory is bounded by `SCORES` for each thread.
+    In pieces, but exact, as each query sees all keys at once. Memory is bounded by `SCORES` for
+    each thread.
     """
+    return (_by_heads if q.dtype == torch.bfloat16 else _head_by_head)(q, k, v)
+
+
+def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As many heads at once as fit into a piece, each in one product: in bfloat16, torch gives them
+    to oneDNN."""
+    b, heads, n, d = q.shape
+    words = k.shape[-2]
+    # What is left over of a row's lanes takes softmax several times as long: 77 words are filled
+    # up with keys that no query heeds.
+    more = -words % LANES
+    k = k * d**-0.5
+    if more:
+        k, v = functional.pad(k, (0, 0, 0, more)), functional.pad(v, (0, 0, 0, more))
+    keys, values, q = k.flatten(0, 1).transpose(-1, -2), v.flatten(0, 1), q.flatten(0, 1)
+    answer = q.new_empty(b * heads, n, v.shape[-1])
+    queries = torch.get_num_threads() * SCORES // q.itemsize // (words + more)
+    some, rows = max(1, queries // n), min(n, max(ROWS, queries))
+    if rows < n:
+        keys = keys.contiguous()  # it is read more than once
+    room = q.new_empty(min(some, b * heads) * rows * (words + more))  # new memory would be dear
+    for piece in range(0, b * heads, some):
+        part = slice(piece, piece + some)
+        for start in range(0, n, rows):
+            asking = q[part, start : start + rows]
+            shape = (*asking.shape[:2], words + more)
+            scores = room[: math.prod(shape)].view(shape)
+            torch.bmm(asking, keys[part], out=scores)
+            if more:
+                scores[..., words:] = -math.inf
+            torch.softmax(scores, dim=-1, out=scores)
+            answer[part, start : start + rows] = torch.bmm(scores, values[part])
+    return answer.unflatten(0, (b, heads))
+
+
+def _head_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Some queries of one head at a time, through oneDNN's products, where torch's are slow."""
     b, heads, n, d = q.shape
     answer = q.new_empty(b, n, heads, v.shape[-1])
-    rows = max(64, SCORES // k.shape[-2])
-    # What is left over of a row's lanes takes softmax several times as long in bfloat16: 77 words
-    # are filled up with keys that no query heeds.
-    more = -k.shape[-2] % LANES if q.dtype == torch.bfloat16 else 0
-    heeded = None
-    if more:
-        heeded = functional.pad(q.new_zeros(k.shape[-2]), (0, more), value=-math.inf)
+    rows = max(64, SCORES // q.itemsize // k.shape[-2])
 
     def attend(i: int, j: int, starts: range) -> None:
-        keys = functional.pad(k[i, j] * d**-0.5, (0, 0, 0, more)).contiguous()
-        values = functional.pad(v[i, j].t(), (0, more)).contiguous()
+        keys, values = (k[i, j] * d**-0.5).contiguous(), v[i, j].t().contiguous()
         for start in starts:
             queries = q[i, j, start : start + rows].contiguous()
-            weights = torch.softmax(_linear(queries, keys, heeded), dim=-1)
+            weights = torch.softmax(_linear(queries, keys, None), dim=-1)
             answer[i, start : start + rows, j] = _linear(weights, values, None)
 
     starts = range(0, n, rows)

@@ -140,6 +140,11 @@ def seconds(times: Sequence[Mapping[str, float]] | Sequence[Spent], threads: int
     return [t[which] if isinstance(t, Mapping) else getattr(t, which) for t in times]
 
 
+def unit(threads: int) -> str:
+    """Of those seconds."""
+    return "CPU s" if threads == 1 else "s"
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 
@@ -358,10 +363,10 @@ class Compared:
         self, what: str, threads: int, most: float | None = None, note: str = ""
     ) -> Iterator[Row]:
         """A row for each other; the goal is against diffusers."""
-        ours, unit = seconds(self.times[OURS], threads), "CPU s" if threads == 1 else "s"
+        ours = seconds(self.times[OURS], threads)
         more = {"first": {name: asdict(one) for name, one in self.first.items()}}
         if len(self.times) == 1:
-            yield Row(what, ours, (), unit, threads, None, note, more)
+            yield Row(what, ours, (), unit(threads), threads, None, note, more)
         for name, times in self.times.items():
             if name == OURS:
                 continue
@@ -369,7 +374,7 @@ class Compared:
             if name in self.differences:
                 said.append(f"answers differ by {self.differences[name]:.1e}")
             yield Row(
-                what, ours, seconds(times, threads), unit, threads,
+                what, ours, seconds(times, threads), unit(threads), threads,
                 most if name == THEIRS else None, ", ".join(said), more, name,
             )  # fmt: skip
 

@@ -31,6 +31,7 @@ from tests.benchmarks.harness import (
     programs,
     reading,
     seconds,
+    unit,
 )
 from tests.benchmarks.models import settings_for, written
 
@@ -52,12 +53,12 @@ def rows(asked: Asked) -> Iterator[Row]:
             (HASHED, "the same, until its SHA-256 is known too", None),
             (LATER, "later load", 0.8),
         ):
-            for unit, clock in (("CPU s", 1), ("s", 2)):
+            for clock in (1, 2):  # both clocks
                 yield Row(
                     what,
                     seconds(found[name], clock),
                     seconds(theirs, clock),
-                    unit,
+                    unit(clock),
                     threads,
                     most,
                     more={"found": found[name], THEIRS: theirs},
@@ -68,7 +69,7 @@ def rows(asked: Asked) -> Iterator[Row]:
                 "first load, until it can paint",
                 seconds(found[OURS], threads),
                 seconds(found[COMFYUI], threads),
-                "CPU s" if threads == 1 else "s",
+                unit(threads),
                 threads,
                 more={"found": found[COMFYUI]},
                 other=COMFYUI,

@@ -18,11 +18,13 @@ from tests.benchmarks.harness import (
     THEIRS,
     Asked,
     Candidate,
+    Program,
     Row,
     Spent,
     candidates,
     programs,
     seconds,
+    unit,
 )
 from tests.benchmarks.networks import Works, called, inputs
 
@@ -50,14 +52,19 @@ def rows(asked: Asked) -> Iterator[Row]:
         file=str(written(asked.folder)), folder=str(asked.folder),
         lora=str(lora_written(asked.folder)),
     )  # fmt: skip
-    with candidates(chosen, 1) as running:
+    for threads in asked.threads:
+        yield from _turns(chosen, threads, asked.rounds)
+
+
+def _turns(chosen: Mapping[str, Program], threads: int, rounds: int) -> Iterator[Row]:
+    with candidates(chosen, threads) as running:
         differences = {name: _difference(running, name) for name in running if name != OURS}
         is_exact = _is_exact(running[OURS])
         taken: dict[str, dict[str, list[Spent]]] = {
             name: {what: [] for what, work in TURN if work in one.works}
             for name, one in running.items()
         }
-        for _ in range(asked.rounds):
+        for _ in range(rounds):
             for name, one in running.items():
                 for what, work in TURN:
                     if work in one.works:
@@ -65,15 +72,15 @@ def rows(asked: Asked) -> Iterator[Row]:
     ours = taken.pop(OURS)
     others = taken or {THEIRS: {}}
     for name, theirs in others.items():
-        yield from _against(name, ours, theirs, differences.get(name))
-    off, note = seconds(ours["off"], 1), "bit for bit" if is_exact else "NOT EXACT"
-    yield Row("LoRA taken off", off, unit="CPU s", threads=1, most=0.2, note=note)
+        yield from _against(name, threads, ours, theirs, differences.get(name))
+    off, note = seconds(ours["off"], threads), "bit for bit" if is_exact else "NOT EXACT"
+    yield Row("LoRA taken off", off, unit=unit(threads), threads=threads, most=0.2, note=note)
     yield Row(
         "a step with the LoRA on, against one without",
-        seconds(ours["with"], 1),
-        seconds(ours["without"], 1),
-        "CPU s",
-        1,
+        seconds(ours["with"], threads),
+        seconds(ours["without"], threads),
+        unit(threads),
+        threads,
         note="both ours, 64²",
         other="without",
     )
@@ -81,24 +88,23 @@ def rows(asked: Asked) -> Iterator[Row]:
 
 def _against(
     name: str,
+    threads: int,
     ours: Mapping[str, list[Spent]],
     theirs: Mapping[str, list[Spent]],
     difference: float | None,
 ) -> Iterator[Row]:
-    put_on, taken_off = seconds(theirs.get("on", ()), 1), seconds(theirs.get("off", ()), 1)
-    note = "" if difference is None else f"answers differ by {difference:.1e}"
-    most = 0.5 if name == THEIRS else None
-    what = "LoRA put on, 264 layers"
-    yield Row(
-        what, seconds(ours["on"], 1), put_on, "CPU s", 1, most, note, other=name, is_ratio=True
-    )
-    yield Row(
-        "another weight for it, against putting it on", seconds(ours["another"], 1), put_on,
-        "CPU s", 1, note="in the memory of the one before", other=name,
-    )  # fmt: skip
-    if taken_off:
-        off = seconds(ours["off"], 1)
-        yield Row("LoRA taken off, beside", off, taken_off, "CPU s", 1, other=name)
+    def row(what: str, work: str, against: str, most: float | None = None, note: str = "") -> Row:
+        taken = (seconds(ours[work], threads), seconds(theirs.get(against, ()), threads))
+        return Row(
+            what, *taken, unit(threads), threads, most, note, other=name, is_ratio=most is not None
+        )
+
+    answers = "" if difference is None else f"answers differ by {difference:.1e}"
+    yield row("LoRA put on, 264 layers", "on", "on", 0.5 if name == THEIRS else None, answers)
+    what = "another weight for it, against putting it on"
+    yield row(what, "another", "on", note="in the memory of the one before")
+    if theirs.get("off"):
+        yield row("LoRA taken off, beside", "off", "off")
 
 
 def _answer(one: Candidate) -> Any:

@@ -158,22 +158,29 @@ def test_the_same_set_again_costs_nothing_and_another_one_starts_anew() -> None:
     assert_same(parts, before)
 
 
+@pytest.mark.parametrize("through_none", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.inference_mode()
-def test_another_set_takes_the_memory_of_the_one_before(kind: spelled.Kind) -> None:
+def test_another_set_takes_the_memory_of_the_one_before(
+    kind: spelled.Kind, through_none: bool
+) -> None:
     parts = parts_of()
     before = snapshot(parts)
     sets = [[Use(lora_of(), 0.7)], [Use(lora_of(kind, 1), -2.0), Use(lora_of(low_rank, 2), 0.3)]]
     kept = Kept(parts)
-    places = []
+    places: list[set[int]] = []
     for uses in sets:
         kept.use(uses)
         places.append({tensor.data_ptr() for tensor in weights(parts).values()})
         fresh = with_uses(*uses)
         assert all(torch.equal(tensor, fresh[key]) for key, tensor in weights(parts).items())
+        if through_none:
+            kept.use([])
+            assert_same(parts, before)
     assert places[0] == places[1]
     kept.restore()
     assert_same(parts, before)
+    assert kept.spare == sum(4 * torch.Size(layer.shape).numel() for layer in (*UNET, *WIDE, *TEXT))
 
 
 @torch.inference_mode()

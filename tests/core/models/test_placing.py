@@ -207,6 +207,13 @@ def test_each_part_asks_for_its_place_when_it_is_used(tiny: Settings) -> None:
 LAYER = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
+FACTORS = {
+    f"{LAYER}.lora_down.weight": torch.ones(2, 32),
+    f"{LAYER}.lora_up.weight": torch.ones(64, 2),
+}
+USE = Use(lora("ink", FACTORS, {}))
+
+
 def test_loras_go_on_and_off_where_the_weights_wait(tiny: Settings) -> None:
     """What they replace lies aside, and must find its network where it left it."""
     moves = Moves()
@@ -214,15 +221,36 @@ def test_loras_go_on_and_off_where_the_weights_wait(tiny: Settings) -> None:
     model = read(tiny, placing, Precisions("float32", "float32", False))
     placing.memory, placing.device = "medvram", torch.device("cpu", 0)
     placing._here.clear()
-    factors = {f"{LAYER}.lora_down.weight": torch.ones(2, 32)}
-    factors[f"{LAYER}.lora_up.weight"] = torch.ones(64, 2)
-    use = Use(lora("ink", factors, {}))
     stayed = []
-    for uses in ([use], [use], []):
+    for uses in ([USE], [USE], []):
         placing.need(model.network)
         model.wear(uses)
         stayed.append(model.network in moves.here)
     assert stayed == [False, True, False]  # the same again moves nothing
+
+
+def test_what_a_lora_leaves_is_kept_only_where_memory_is_plenty(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read(tiny, Placing(CPU, "plenty"), Precisions("float32", "float32", False))
+    left = 64 * 32 * 4
+    for free, kept in ((4 * left, left), (4 * left - 1, 0)):
+        monkeypatch.setattr("core.models.checkpoint.free_bytes", lambda _, free=free: free)
+        model.wear([USE])
+        assert [worn.spare for worn in model._worn] == [0]
+        model.wear(())
+        assert sum(worn.spare for worn in model._worn) == kept
+
+
+def test_checkpoints_that_wait_keep_no_memory_for_loras(tiny: Settings) -> None:
+    store = Store(replace(tiny, checkpoints_in_ram=1), Catalog(tiny))
+    store._shelf = 1
+    one = exhausted(store.loaded("one"))
+    one.wear([USE])
+    one.wear(())
+    assert one._worn[0].spare
+    exhausted(store.loaded("other"))
+    assert not one._worn
 
 
 def test_checkpoints_beyond_the_first_wait_in_plain_memory(tiny: Settings) -> None:

@@ -144,48 +144,54 @@ def test_attention_in_pieces_is_attention(
         return torch.randn(2, n, 3 * width).unflatten(-1, (3, width)).transpose(1, 2)
 
     q, k, v = heads(queries), heads(keys), heads(keys)
-    assert kernels.worth_pieces(q) or kernels.chosen() == kernels.CONVOLUTIONS
+    assert kernels.worth_attending(q) or kernels.chosen() == kernels.CONVOLUTIONS
     expected = naive_attend(q.double(), k.double(), v.double(), Site("middle", 0, 0, "self"))
     answer = kernels.attended(q, k, v)
     torch.testing.assert_close(answer.double(), expected, rtol=1e-5, atol=1e-6)
     usual = plain_attend(q, k, v, Site("middle", 0, 0, "self"))
     torch.testing.assert_close(usual, answer, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(kernels, "SCORES", 100 * keys)
+    monkeypatch.setattr(kernels, "SCORES", 100 * keys * q.itemsize)
     again = kernels.attended(q, k, v)
     torch.testing.assert_close(again, answer, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("keys", [1, 31, 64, 77])
-@torch.inference_mode()
-def test_keys_that_fill_up_a_row_are_not_heeded(keys: int) -> None:
-    q, k, v = (torch.randn(2, 3, n, 16).bfloat16() for n in (2048, keys, keys))
-    if not kernels.quick(q):
-        pytest.skip("this processor has no bfloat16")
-    expected = naive_attend(*(t.double() for t in (q, k, v)), Site("middle", 0, 0, "cross"))
-    answer = kernels.attended(q, k, v)
-    torch.testing.assert_close(answer.double(), expected, rtol=2e-2, atol=2e-2)
-
-
+@pytest.mark.parametrize("scores", [kernels.SCORES, 2**16, 2**12])
 @pytest.mark.parametrize(
-    "queries, keys, width", [(64, 64, 160), (64, 77, 160), (16, 77, 64), (1, 1, 8), (256, 256, 80)]
+    "queries, keys, width",
+    [(64, 64, 160), (300, 77, 16), (1, 1, 8), (256, 256, 80), (700, 31, 40), (600, 1100, 8)],
 )
 @torch.inference_mode()
-def test_attention_of_all_heads_at_once_is_attention(queries: int, keys: int, width: int) -> None:
+def test_attention_of_several_heads_at_once_is_attention(
+    queries: int, keys: int, width: int, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fills up a row of scores is not heeded, and a piece is no larger than is said."""
     q, k, v = (torch.randn(2, 3, n, width).bfloat16() for n in (queries, keys, keys))
-    site = Site("middle", 0, 0, "cross")
-    expected = naive_attend(*(t.double() for t in (q, k, v)), site)
-    answer = kernels.attended_whole(q, k, v)
-    torch.testing.assert_close(answer.double(), expected, rtol=2e-2, atol=2e-2)
-    usual = plain_attend(q, k, v, site)
-    assert torch.equal(usual, answer) or not kernels.quick(q)  # a processor without bfloat16
+    expected = naive_attend(*(t.double() for t in (q, k, v)), Site("middle", 0, 0, "cross"))
+    monkeypatch.setattr(kernels, "SCORES", scores)
+    pieces: list[Tensor] = []
+
+    def softmax(piece: Tensor, dim: int, out: Tensor) -> Tensor:
+        pieces.append(piece)
+        return torch.Tensor.copy_(out, piece.softmax(dim))
+
+    answers = [kernels.attended(q, k, v)]
+    with monkeypatch.context() as apart:
+        apart.setattr(torch, "softmax", softmax)
+        answers.append(kernels.attended(q, k, v))
+    torch.testing.assert_close(answers[0].double(), expected, rtol=2e-2, atol=2e-2)
+    assert torch.equal(*answers)  # written over its own scores, or into memory of its own
+    wide = -(-keys // kernels.LANES) * kernels.LANES
+    least = min(kernels.ROWS, queries) * wide
+    most = max(least, torch.get_num_threads() * scores // 2)
+    assert max(piece.numel() for piece in pieces) <= most
+    assert sum(piece.numel() for piece in pieces) == 2 * 3 * queries * wide
 
 
 @torch.inference_mode()
-def test_many_scores_are_not_held_at_once() -> None:
-    few, many = (torch.empty(2, 3, n, 40, dtype=torch.bfloat16) for n in (256, 1024))
-    assert kernels.worth_whole(few, few) == kernels.quick(few)
-    assert not kernels.worth_whole(many, many)
-    assert not kernels.worth_whole(few.float(), few.float())
+def test_bfloat16_attends_by_heads_where_the_processor_has_it() -> None:
+    q, k, v = (torch.randn(2, 3, n, 8).bfloat16() for n in (16, 77, 77))
+    usual = plain_attend(q, k, v, Site("middle", 0, 0, "cross"))
+    assert torch.equal(usual, kernels.attended(q, k, v)) or not kernels.quick(q)
 
 
 def test_other_tensors_go_another_way() -> None:
