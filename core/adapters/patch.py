@@ -120,9 +120,9 @@ class Patch:
         sums: dict[_Slot, list[_Term]] = {}
         report = []
         for use in uses:
-            applied, terms = _planned(use, parts, table)
+            applied, planned = _planned(use, parts, table)
             report.append(applied)
-            for slot, term in terms:
+            for slot, term in planned:
                 if term.weight:
                     sums.setdefault(slot, []).append(term)
         order = {layer.module: place for place, layer in enumerate(table.values())}

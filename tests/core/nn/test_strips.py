@@ -52,6 +52,24 @@ def test_enlarged_convolution_is_the_usual_one(rows: int) -> None:
     torch.testing.assert_close(strips.enlarged(x, conv), expected, rtol=1e-6, atol=1e-6)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("out, writes_over", [(8, True), (16, True), (24, False)])
+def test_a_pointwise_convolution_that_does_not_widen_needs_no_memory(
+    out: int, writes_over: bool
+) -> None:
+    conv = Conv2d(16, out, 1)
+    x = torch.randn(3, 16, 9, 7).contiguous(memory_format=torch.channels_last)
+    expected = torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x)
+    expected += conv.bias[:, None, None]
+    answer = strips.pointwise(x, conv)
+    torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
+    assert (answer.data_ptr() == x.data_ptr()) == writes_over
+    apart = torch.randn(3, 16, 9, 7)  # channels first: there is no writing over it
+    before = apart.clone()
+    strips.pointwise(apart, conv)
+    assert torch.equal(apart, before)
+
+
 @pytest.mark.parametrize("dtype, within", [(torch.float32, 2e-5), (torch.bfloat16, 0.1)])
 @torch.inference_mode()
 def test_whole_autoencoder_in_strips(
