@@ -7,8 +7,7 @@ shapes: o rows of the weight, i its columns, k l a kernel, r p q ranks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -62,6 +61,7 @@ class LowRank:
     """(r i) or (r i k l)."""
     scale: float
     mid: Tensor | None = None
+    _reach: list[float] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         up, down = _matrices(self.up, self.down)
@@ -83,11 +83,15 @@ class LowRank:
         up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))
         return up.contiguous(), down.T.contiguous()
 
-    @cached_property
+    @property
     def reach(self) -> float:
         """No number of up down is larger than this (Cauchy and Schwarz); NaN if one may be."""
-        up, down = (factor.flatten(1).float() for factor in (self.up, self.down))
-        return (up.norm(dim=1).max() * down.norm(dim=0).max()).item()
+        if (
+            not self._reach
+        ):  # by hand: on Python 3.11 cached_property has threads wait for each other
+            up, down = (factor.flatten(1).float() for factor in (self.up, self.down))
+            self._reach.append((up.norm(dim=1).max() * down.norm(dim=0).max()).item())
+        return self._reach[0]
 
     def delta(self, original: Tensor) -> Tensor:
         up, down = (_like(factor.flatten(1), original) for factor in (self.up, self.down))

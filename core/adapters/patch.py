@@ -161,7 +161,8 @@ class Kept:
     @property
     def spare(self) -> int:
         """Bytes that the last uses left for the next, while there are none."""
-        return sum(weight.nbytes for weight in self._spare.values())
+        pieces = map(Tensor.untyped_storage, self._spare.values())
+        return sum({piece.data_ptr(): piece.nbytes() for piece in pieces}.values())
 
     def use(self, uses: Sequence[Use]) -> tuple[Applied, ...]:
         """The model has just these uses from now on.
@@ -182,9 +183,12 @@ class Kept:
         """The model as it came."""
         left = {} if self._patch is None else self._patch.restore()
         if left:
-            # A card's memory is soon ready, so it is let go before more is asked for.
+            # A card's memory is soon ready, so it is let go before more is asked for; what was
+            # packed in use can't be written over.
             self._spare = {
-                slot: weight for slot, weight in left.items() if weight.device.type == "cpu"
+                slot: weight
+                for slot, weight in left.items()
+                if weight.device.type == "cpu" and not weight.is_mkldnn
             }
         self._patch, self._uses = None, ()
 

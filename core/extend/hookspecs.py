@@ -90,7 +90,8 @@ def schedules(place: Place) -> list[ScheduleEntry]:
 
 @hookspec
 def adapter_kinds(place: Place) -> list[AdapterKind]:
-    """Further ways to store what a LoRA adds to weights; imported when a file holds one."""
+    """Further ways to store what a LoRA adds to weights; imported when a file holds one. Layers are
+    changed on several threads at once."""
     return []
 
 

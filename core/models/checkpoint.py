@@ -106,14 +106,16 @@ class Checkpoint:
             self.placing.gather(self.network, self.text)
             self._wearing[:] = uses
             if PLENTY * self._worn[0].spare > free_bytes(torch.device("cpu")):
-                self._worn.clear()
+                self.forgo()
             return applied
         return self._worn[0].use(uses)
 
-    def bare(self) -> None:
-        """Without LoRAs, and without the memory that they left for the next."""
-        self.wear(())
-        self._worn.clear()
+    def forgo(self) -> bool:
+        """Lets go of the memory that LoRAs left for the next ones; whether there was any."""
+        has_spare = bool(self._worn) and self._worn[0].spare > 0
+        if has_spare:
+            self._worn.clear()
+        return has_spare
 
     def forget_graphs(self) -> None:
         """Frees the memory that recordings of its U-Net take."""

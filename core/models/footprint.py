@@ -26,8 +26,9 @@ Free = Callable[[torch.device], int]
 
 def decoding_bytes(config: VAEConfig, dtype: torch.dtype, cells: int) -> int:
     """Of decoding latents of so many cells: the last level's first block, which is given as many
-    channels as the level below has. Beside it the picture itself, in float32."""
-    channels = max(config.multipliers[:2]) + RESIDUAL * config.multipliers[0]
+    channels as the level below has, and its answer so far. Beside it the picture itself, in
+    float32."""
+    channels = max(config.multipliers[:2]) + config.multipliers[0]
     pixels = cells * config.shrink**2
     each = channels * config.channels * dtype.itemsize
     return pixels * (each + 3 * torch.float32.itemsize)

@@ -80,6 +80,9 @@ class Placing:
         self.memory: Memory = "plenty" if device.type == "cpu" else memory
         self.tiles = tiles
         self.free = free
+        self.forgo: Callable[[], bool] = lambda: False
+        """Lets go of memory that nobody needs, before anything is done with less; whether there was
+        any."""
         self.thrift = Thrift()
         self._happened: list[Note] = []
         self._usual: Memory | None = None

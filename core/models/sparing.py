@@ -66,6 +66,8 @@ def kept_trying(call: Callable[[], T], measures: Iterator[str], work: Work, plac
             if not is_out_of_memory(error):
                 raise
             let_go(error)
+        if placing.forgo():
+            continue
         measure = next(measures, None)
         if measure is None:
             raise OutOfMemory(_sentence(work, placing))
@@ -156,6 +158,8 @@ def chosen_ahead(
         needed: bytes at least, with the measures taken so far.
     """
     while (wanted := needed()) > (there := placing.free(placing.device)):
+        if placing.forgo():
+            continue
         measure = next(measures, None)
         if measure is None:
             return

@@ -48,6 +48,7 @@ class Store:
         self.dtype = self._precisions.usual(self.device)
         self.adapting = Adapting(catalog)
         self.placing = Placing(self.device, settings.memory, tiles=settings.vae_tiles)
+        self.placing.forgo = self._forgo
         self.controlling = Controlling(catalog, self.placing)
         self._compiles = settings.compile == "blocks"
         self._records = settings.cuda_graphs == "on"
@@ -73,6 +74,7 @@ class Store:
             None if file.donor is None else file.donor.version,
         )
         if key not in self._kept:
+            self._forgo()
             read = read_checkpoint(file, self.placing, self._precisions, vae_file)
             checkpoint = yield from read
             remarks = checkpoint.remarks + self._unsaid
@@ -117,6 +119,11 @@ class Store:
             )
         return kept.preview
 
+    def _forgo(self) -> bool:
+        """Lets go of what is only kept so that something is quicker; whether there was any."""
+        gone = [kept.checkpoint.forgo() for kept in self._kept.values()]
+        return any(gone)
+
     def _make_room(self) -> None:
         """Takes those used longest ago off the device, and drops what has no place in RAM."""
         dropped = False
@@ -125,7 +132,8 @@ class Store:
             dropped = True
         for kept in list(self._kept.values())[: -self._room]:
             model = kept.checkpoint
-            model.bare()  # else what its LoRAs replaced would stay on the device
+            model.wear(())  # else what its LoRAs replaced would stay on the device
+            model.forgo()
             model.forget_graphs()
             self.placing.leave(model.network, model.vae, model.text)
         if dropped:

@@ -36,8 +36,11 @@ def abreast(work: Callable[..., None], pieces: Iterable[tuple[Any, ...]]) -> Non
 
     waiting = [_workers(threads).submit(done, piece) for piece in pieces]
     failed = [error for future in waiting if (error := future.exception()) is not None]
-    if failed:
-        raise failed[0]
+    try:
+        if failed:
+            raise failed[0]
+    finally:
+        del failed, waiting  # else the error would hold this frame, and this frame the error
 
 
 @functools.cache

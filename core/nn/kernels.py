@@ -216,8 +216,8 @@ def worth_attending(q: Tensor) -> bool:
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v over (b heads n d); arXiv:1706.03762, eq. 1.
 
-    In pieces, but exact, as each query sees all keys at once. Memory is bounded by `SCORES` for
-    each thread.
+    In pieces, but exact, as each query sees all keys at once. Scores take `SCORES` for each thread
+    at most, unless there are very many keys: some queries are always taken at once.
     """
     return (_by_heads if q.dtype == torch.bfloat16 else _head_by_head)(q, k, v)
 

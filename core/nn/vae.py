@@ -150,9 +150,13 @@ class _Residual(nn.Module):
         """Without gradients x may be overwritten: nobody else reads it any more."""
         if worth_strips(x, self.conv1, self.conv2):
             y = strips.convolved(x, self.conv1, strips.activated(self.norm1, x))
-            if hasattr(self, "nin_shortcut"):
-                x = strips.pointwise(x, self.nin_shortcut)
-            return strips.convolved(y, self.conv2, strips.activated(self.norm2, y), onto=x)
+            if not hasattr(self, "nin_shortcut"):
+                return strips.convolved(y, self.conv2, strips.activated(self.norm2, y), onto=x)
+            x = strips.pointwise(x, self.nin_shortcut)
+            x = strips.convolved(y, self.conv2, strips.activated(self.norm2, y), onto=x)
+            del y
+            # Not all of a wider x's memory is to stay for a narrow answer.
+            return x.clone() if x.untyped_storage().nbytes() > x.nbytes else x
         y = self.conv1(functional.silu(self.norm1(x)))
         y = self.conv2(functional.silu(self.norm2(y)))
         return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + y

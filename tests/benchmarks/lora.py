@@ -36,9 +36,13 @@ TURN = (
     *[("with", "step")] * 3,
     ("another", "another"),
     ("off", "off"),
+    ("let go", "let go"),
+    ("first", "on"),
+    ("off", "off"),
 )
 """One round: what is measured, by which of the works that a candidate knows. On a shared machine
-single steps take up to twice as long, so there are several."""
+single steps take up to twice as long, so there are several. Of what a LoRA leaves when it is taken
+off only ours knows, for the others the first is as any."""
 BOTH = {"components": ["unet", "text_encoder"]}
 
 
@@ -100,9 +104,10 @@ def _against(
         )
 
     answers = "" if difference is None else f"answers differ by {difference:.1e}"
-    yield row("LoRA put on, 264 layers", "on", "on", 0.5 if name == THEIRS else None, answers)
-    what = "another weight for it, against putting it on"
-    yield row(what, "another", "on", note="in the memory of the one before")
+    most = 0.5 if name == THEIRS else None
+    yield row("LoRA put on, 264 layers, where one was before", "on", "on", most, answers)
+    yield row("the first one, into new memory", "first", "first", most)
+    yield row("another weight for it, against putting it on", "another", "on")
     if theirs.get("off"):
         yield row("LoRA taken off, beside", "off", "off")
 
@@ -151,6 +156,7 @@ def our_works(file: str, folder: str, lora: str) -> Works:
         "on": lambda: model.wear([use]),
         "another": lambda: model.wear([replace(use, weight=0.5)]),
         "off": lambda: model.wear(()),
+        "let go": model.forgo,
     }
 
 

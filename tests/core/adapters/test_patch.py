@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from core.adapters.lora import Lora, lora
 from core.adapters.patch import Kept, Patch, Use, applied, patched
 from core.errors import AdapterError
 from core.nn import kernels
+from core.nn.layers import Conv2d
 from core.nn.unet import UNet
 from tests.core.adapters import spelled
 from tests.core.adapters.models import full_size, parts_of
@@ -180,7 +183,36 @@ def test_another_set_takes_the_memory_of_the_one_before(
     assert places[0] == places[1]
     kept.restore()
     assert_same(parts, before)
-    assert kept.spare == sum(4 * torch.Size(layer.shape).numel() for layer in (*UNET, *WIDE, *TEXT))
+    assert kept.spare == sum(4 * math.prod(layer.shape) for layer in (*UNET, *WIDE, *TEXT))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_threads_makes_the_same_bits(kind: spelled.Kind) -> None:
+    before, made = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            made.append(with_uses(Use(lora_of(kind), 0.7), Use(lora_of(low_rank, 1), -2.0)))
+    finally:
+        torch.set_num_threads(before)
+    for one in made[1:]:
+        assert one.keys() == made[0].keys()
+        assert all(torch.equal(tensor, made[0][key]) for key, tensor in one.items())
+
+
+@torch.inference_mode()
+def test_kernels_that_were_packed_in_use_are_not_kept_for_the_next() -> None:
+    parts = parts_of()
+    kept = Kept(parts)
+    kept.use([Use(lora_of())])
+    for module in parts["unet"].modules():
+        if isinstance(module, Conv2d) and module.kernel_size == (3, 3):
+            module(torch.ones(1, module.in_channels, 4, 4))
+    kept.use([])
+    sizes = [4 * math.prod(layer.shape) for layer in (*UNET, *WIDE, *TEXT)]
+    kernels_of_three = sum(4 * math.prod(layer.shape) for layer in WIDE if layer.shape[-1] == 3)
+    is_packed = kernels.chosen() != "plain"
+    assert kept.spare == sum(sizes) - (kernels_of_three if is_packed else 0)
 
 
 @torch.inference_mode()

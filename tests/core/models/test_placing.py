@@ -15,6 +15,7 @@ from core.engine.answers import exhausted
 from core.models import reading
 from core.models.catalog import Catalog
 from core.models.checkpoint import Checkpoint
+from core.models.footprint import decoding_bytes
 from core.models.placing import CPU, Passing, PlacedUNet, Placing, laid_out
 from core.models.precision import Precisions
 from core.models.reading import read_checkpoint
@@ -242,15 +243,48 @@ def test_what_a_lora_leaves_is_kept_only_where_memory_is_plenty(
         assert sum(worn.spare for worn in model._worn) == kept
 
 
-def test_checkpoints_that_wait_keep_no_memory_for_loras(tiny: Settings) -> None:
+def _with_spare(store: Store) -> Checkpoint:
+    one = exhausted(store.loaded("one"))
+    one.wear([USE])
+    assert not store.placing.forgo()  # what is worn stays
+    assert one.wear([USE])
+    one.wear(())
+    assert one._worn[0].spare
+    return one
+
+
+def test_a_checkpoint_that_waits_keeps_no_memory_for_loras(tiny: Settings) -> None:
     store = Store(replace(tiny, checkpoints_in_ram=1), Catalog(tiny))
     store._shelf = 1
     one = exhausted(store.loaded("one"))
-    one.wear([USE])
-    one.wear(())
-    assert one._worn[0].spare
+    exhausted(store.loaded("other"))
+    assert exhausted(store.loaded("one")) is one
+    assert _with_spare(store) is one
     exhausted(store.loaded("other"))
     assert not one._worn
+
+
+def test_memory_for_loras_is_let_go_before_a_checkpoint_is_read(tiny: Settings) -> None:
+    store = Store(replace(tiny, checkpoints_in_memory=2), Catalog(tiny))
+    one = _with_spare(store)
+    loading = store.loaded("other")
+    next(loading)
+    assert not one._worn
+    loading.close()
+
+
+def test_memory_for_loras_is_let_go_before_anything_is_done_with_less(tiny: Settings) -> None:
+    store = Store(tiny, Catalog(tiny))
+    one = _with_spare(store)
+    left = one._worn[0].spare
+    whole = one.decode(torch.zeros(1, 4, 40, 8))
+    needed = decoding_bytes(one.vae.config, torch.float32, 320)
+    for spare in (False, True):
+        free = needed - (left if spare else 0)
+        store.placing.free = lambda _, free=free: free + (0 if one._worn else left)
+        assert torch.equal(one.decode(torch.zeros(1, 4, 40, 8)), whole)
+        assert bool(one._worn) is not spare
+    assert not one.taken_notes()
 
 
 def test_checkpoints_beyond_the_first_wait_in_plain_memory(tiny: Settings) -> None:

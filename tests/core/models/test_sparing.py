@@ -337,7 +337,7 @@ def test_tiles_are_chosen_ahead_where_the_whole_would_not_fit(
         assert len(said) == count
         if count:
             assert (
-                "would take about 67 MB of memory, and 40 MB are free" in said[0]
+                "would take about 51 MB of memory, and 40 MB are free" in said[0]
                 and "tiles of 256" in said[0]
             )
         model.decode(latents(8, 8))
