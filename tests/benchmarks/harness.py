@@ -296,11 +296,16 @@ class Candidate:
         )
         self.works: frozenset[str] = frozenset(self._answer())
 
-    def did(self, work: str, answer_to: Path | None = None) -> Spent:
-        """How long one work took; its answer is written as numpy's file, where one is named."""
+    def did(self, work: str, answer_to: Path | None = None, follows: bool = False) -> Spent:
+        """How long one work took; its answer is written as numpy's file, where one is named.
+
+        Args:
+            follows: the same work is done before it, and does not count.
+        """
         assert self._process.stdin is not None
+        told = [work, answer_to and str(answer_to), follows]
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps([work, answer_to and str(answer_to)]), file=self._process.stdin)
+            print(json.dumps(told), file=self._process.stdin)
             self._process.stdin.flush()
         return Spent(**self._answer())
 
@@ -338,8 +343,10 @@ def works_told(function: Callable[..., Mapping[str, Callable[[], Any]]], given: 
     works = function(**json.loads(given))
     print(json.dumps([*works]), file=told, flush=True)
     for line in sys.stdin:
-        work, answer_to = json.loads(line)
+        work, answer_to, follows = json.loads(line)
         backed(WORKING)
+        if follows:
+            works[work]()
         answers: list[Any] = []
         taken = spent(lambda work=work, answers=answers: answers.append(works[work]()))  # type: ignore[misc]
         if answer_to is not None:
@@ -379,8 +386,15 @@ class Compared:
             )  # fmt: skip
 
 
-def compared(running: Mapping[str, Candidate], work: str, rounds: int) -> Compared:
-    """By every candidate that knows the work: once for its answer, then in turns."""
+def compared(
+    running: Mapping[str, Candidate], work: str, rounds: int, follows: bool = False
+) -> Compared:
+    """By every candidate that knows the work: once for its answer, then in turns.
+
+    Args:
+        follows: each follows on one that does not count, as steps do in a run: whoever waited while
+            others had their turn finds other pages of memory.
+    """
     import numpy
 
     able = {name: one for name, one in running.items() if work in one.works}
@@ -399,7 +413,7 @@ def compared(running: Mapping[str, Candidate], work: str, rounds: int) -> Compar
     times: dict[str, list[Spent]] = {name: [] for name in able}
     for _ in range(rounds):
         for name, one in able.items():
-            times[name].append(one.did(work))
+            times[name].append(one.did(work, follows=follows))
     return Compared(first, times, differences)
 
 

@@ -50,7 +50,7 @@ def rows(asked: Asked) -> Iterator[Row]:
             chosen = _programs(asked, file, [size], "float32")
             with candidates(chosen, 1) as running:
                 name = "the shipped model" if file is None else file.stem
-                step = compared(running, f"step {size}", asked.rounds)
+                step = compared(running, f"step {size}", asked.rounds, follows=True)
                 yield from step.rows(f"step, CFG, {size}², {name}", 1, note="float32")
         return
     file = written(asked.folder)
@@ -84,7 +84,7 @@ def _of_real_size(
     with candidates(chosen, threads) as running:
         for size in SIZES:
             most = STEP_GOALS[precision, size]
-            step = compared(running, f"step {size}", rounds)
+            step = compared(running, f"step {size}", rounds, follows=True)
             yield from step.rows(f"SD 1.5 step, CFG, {size}²", threads, most, precision)
         goal, _ = DECODING_GOALS.get(precision, (None, None))
         decoding = compared(running, "decode", rounds)
