@@ -86,9 +86,8 @@ class LowRank:
     @property
     def reach(self) -> float:
         """No number of up down is larger than this (Cauchy and Schwarz); NaN if one may be."""
-        if (
-            not self._reach
-        ):  # by hand: on Python 3.11 cached_property has threads wait for each other
+        # Kept by hand: on Python 3.11 cached_property has threads wait for each other.
+        if not self._reach:
             up, down = (factor.flatten(1).float() for factor in (self.up, self.down))
             self._reach.append((up.norm(dim=1).max() * down.norm(dim=0).max()).item())
         return self._reach[0]
