@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
 from tests.benchmarks import harness
 from tests.benchmarks.__main__ import CASES, SHORT, main, python_of
 from tests.benchmarks.harness import COMFYUI, OURS, Program, Row, Spent
+from tests.benchmarks.report import table
 
 
 def test_works_take_turns_and_the_first_round_does_not_count() -> None:
@@ -27,9 +31,9 @@ def test_a_row_compares_medians_and_tells_how_far_rounds_differ() -> None:
     assert not Row("a step", [3.0], [4.0], most=0.5).is_met
     assert Row("a click", [3.0], most=5.0).is_met
     alone = Row("a step", [3.0], most=0.5, is_ratio=True)
-    assert alone.is_met is None and "0.5" not in harness.table([alone]).splitlines()[-1]
+    assert alone.is_met is None and "0.5" not in table([alone]).splitlines()[-1]
     assert Row("a click", [3.0]).is_met is None
-    assert "0.50× (0.25 to 1.50)" in harness.table([row])
+    assert "0.50× (0.25 to 1.50)" in table([row])
 
 
 def test_one_thread_is_judged_by_the_processor_and_two_by_the_clock() -> None:
@@ -70,7 +74,26 @@ def test_candidates_work_in_turns_in_processes_of_their_own(tmp_path: Path) -> N
     assert {name: len(times) for name, times in step.times.items()} == {OURS: 2, "again": 2}
     (row,) = step.rows("a step", threads=1)
     assert row.other == "again" and row.most is None and row.ratio is not None
-    assert "(again)" in harness.table([row])
+    assert "(again)" in table([row])
+
+
+def test_a_work_that_follows_is_done_once_more_before_it(tmp_path: Path) -> None:
+    code = """
+import torch
+from tests.benchmarks import harness
+harness.WORKING, made = 0.001, []
+def count():
+    made.append(0)
+    return torch.tensor(float(len(made)))
+harness.works_told(lambda: {"count": count}, "{}")
+"""
+    places = [tmp_path / f"{number}.npy" for number in range(3)]
+    asked = zip(places, (False, True, False), strict=True)
+    lines = "\n".join(json.dumps(["count", str(place), follows]) for place, follows in asked)
+    subprocess.run(
+        [sys.executable, "-c", code], input=lines, cwd=harness.ROOT, text=True, check=True
+    )
+    assert [float(numpy.load(place)) for place in places] == [1, 3, 4]
 
 
 def test_a_candidate_that_fails_says_why() -> None:

@@ -235,6 +235,7 @@ def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = functional.pad(k, (0, 0, 0, more)), functional.pad(v, (0, 0, 0, more))
     keys, values, q = k.flatten(0, 1).transpose(-1, -2), v.flatten(0, 1), q.flatten(0, 1)
     answer = q.new_empty(b * heads, n, v.shape[-1])
+    # So many queries have room for their scores: of several heads, or some of one.
     queries = torch.get_num_threads() * SCORES // q.itemsize // (words + more)
     some, rows = max(1, queries // n), min(n, max(ROWS, queries))
     if rows < n:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.harness import ROOT, Asked, Row, has_diffusers, machine, table, write
+from tests.benchmarks.harness import ROOT, Asked, Row, has_diffusers
+from tests.benchmarks.report import machine, table, write
 
 CASES = {
     "starting": "imports, and the page from a warm start",

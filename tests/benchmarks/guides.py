@@ -22,8 +22,8 @@ from tests.benchmarks.harness import (
     in_child,
     memory,
     seconds,
-    table,
 )
+from tests.benchmarks.report import table
 
 SIZE, SHORT_SIZE = 256, 128
 """Pixels on each side of what is painted."""

@@ -22,10 +22,10 @@ from tests.benchmarks.harness import (
     children_alternated,
     compared,
     forget_peak,
-    machine,
     memory,
     programs,
 )
+from tests.benchmarks.report import machine
 
 SIZES = (256, 512)
 STEP_GOALS = {
